@@ -1,0 +1,1 @@
+"""Recordings to tensors, over gRPC, to a fix."""

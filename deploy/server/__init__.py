@@ -1,0 +1,1 @@
+"""A tritonserver on one machine."""

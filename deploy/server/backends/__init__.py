@@ -1,0 +1,1 @@
+"""Python-based Triton backends."""

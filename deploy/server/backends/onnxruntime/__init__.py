@@ -1,0 +1,1 @@
+"""The `onnxruntime` backend for the tritonserver that pip installs."""

@@ -1,0 +1,1 @@
+"""Checkpoints to verified, versioned ONNX in a Triton model repository."""

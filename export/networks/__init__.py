@@ -1,0 +1,1 @@
+"""The torch modules, one file each, with the same stem as the spec."""

@@ -1,0 +1,27 @@
+"""The one declaration of every served model; numpy and the standard library only."""
+
+from rfserve.export.spec.catalog import ENSEMBLES, GRAPHS, MODELS, find
+from rfserve.export.spec.errors import ModelNotFound, RfserveError, SpecError, TensorError
+from rfserve.export.spec.example import example
+from rfserve.export.spec.model import Budget, EnsembleSpec, ModelSpec, Placement, Step
+from rfserve.export.spec.tensor import Axis, DType, TensorSpec
+
+__all__ = [
+    "ENSEMBLES",
+    "GRAPHS",
+    "MODELS",
+    "Axis",
+    "Budget",
+    "DType",
+    "EnsembleSpec",
+    "ModelNotFound",
+    "ModelSpec",
+    "Placement",
+    "RfserveError",
+    "SpecError",
+    "Step",
+    "TensorError",
+    "TensorSpec",
+    "example",
+    "find",
+]

@@ -1,0 +1,167 @@
+"""A served model: a network of its own (`ModelSpec`) or a chain of served models (`EnsembleSpec`)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rfserve.export.spec.errors import SpecError, TensorError
+from rfserve.export.spec.tensor import Array, Axis, TensorSpec
+
+TARGETS = ("cpu", "gpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The latency that a target promises: p99 in ms at an open-loop arrival rate of single requests."""
+
+    p99_ms: float
+    rate_hz: float
+
+    def __post_init__(self) -> None:
+        if self.p99_ms <= 0 or self.rate_hz <= 0:
+            raise SpecError(f"budget: got p99 {self.p99_ms} ms at {self.rate_hz}/s; expected both above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """How a target runs a model: instances, ONNX Runtime threads of each, and the batcher's wait for more requests."""
+
+    instances: int
+    intra_op_threads: int
+    queue_delay_us: int
+
+    def __post_init__(self) -> None:
+        if self.instances < 1 or self.intra_op_threads < 1 or self.queue_delay_us < 0:
+            raise SpecError(f"placement: got {self}; expected instances and threads from 1, delay from 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Served:
+    name: str
+    summary: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    axes: tuple[Axis, ...] = ()
+    max_batch_size: int
+    budgets: Mapping[str, Budget]
+    # Largest absolute difference from eager PyTorch that an export may show, per element of an output.
+    tolerance: float = 1e-5
+
+    def __post_init__(self) -> None:
+        names = [t.name for t in (*self.inputs, *self.outputs)]
+        if len(set(names)) != len(names):
+            raise SpecError(f"{self.name}: tensor names are not distinct: {names}")
+        declared = {a.name for a in self.axes}
+        used = {a for t in (*self.inputs, *self.outputs) for a in t.axes if isinstance(a, str)}
+        if declared != used:
+            raise SpecError(f"{self.name}: axes declared {sorted(declared)}, used {sorted(used)}; expected the same")
+        if set(self.budgets) != set(TARGETS):
+            raise SpecError(f"{self.name}: budgets for {sorted(self.budgets)}; expected {sorted(TARGETS)}")
+        if self.max_batch_size < 1:
+            raise SpecError(f"{self.name}: got max_batch_size {self.max_batch_size}; expected at least 1")
+
+    @property
+    def bounds(self) -> dict[str, Axis]:
+        """The dynamic axes by name."""
+        return {a.name: a for a in self.axes}
+
+    @property
+    def served_sizes(self) -> dict[str, int]:
+        """The sizes of the dynamic axes that clients send and warm-up runs."""
+        return {a.name: a.served for a in self.axes}
+
+    def input(self, name: str) -> TensorSpec:
+        """The input of that name; `SpecError` when there is none."""
+        return _named(self.inputs, name, self.name, "input")
+
+    def output(self, name: str) -> TensorSpec:
+        """The output of that name; `SpecError` when there is none."""
+        return _named(self.outputs, name, self.name, "output")
+
+    def check(self, arrays: Mapping[str, Array]) -> None:
+        """Raise `TensorError` unless `arrays` are exactly the inputs, fit, and agree in batch and dynamic sizes."""
+        wanted = {t.name for t in self.inputs}
+        if set(arrays) != wanted:
+            raise TensorError(
+                f"{self.name}: got inputs {sorted(arrays)}; expected {sorted(wanted)} "
+                f"(missing {sorted(wanted - set(arrays))}, unknown {sorted(set(arrays) - wanted)})"
+            )
+        sizes: dict[str, tuple[int, str]] = {}
+        for spec in self.inputs:
+            array = arrays[spec.name]
+            spec.check(array, self.bounds)
+            for index, axis in spec.dynamic_axes().items():
+                size, first = sizes.setdefault(axis, (array.shape[index], spec.name))
+                if size != array.shape[index]:
+                    raise TensorError(
+                        f"{self.name}: {spec.name} has {array.shape[index]} {axis}, {first} has {size}; "
+                        "expected the same in every input"
+                    )
+        batch = sizes["batch"][0]
+        if not 1 <= batch <= self.max_batch_size:
+            raise TensorError(f"{self.name}: got batch {batch}; expected 1 to {self.max_batch_size}; split the request")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec(_Served):
+    """A model with an ONNX graph of its own. Empty `variants` means that there is one size of it."""
+
+    placements: Mapping[str, Placement]
+    # Trained weights come from a checkpoint; a front end has none.
+    has_weights: bool = True
+    variants: tuple[str, ...] = ()
+    opset: int = 17
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if set(self.placements) != set(TARGETS):
+            raise SpecError(f"{self.name}: placements for {sorted(self.placements)}; expected {sorted(TARGETS)}")
+        if self.opset < 14:
+            raise SpecError(f"{self.name}: got opset {self.opset}; expected 14 or newer")
+        missing = [t.name for t in self.inputs if t.values is None]
+        if missing:
+            raise SpecError(f"{self.name}: inputs {missing} declare no values, so no example can be made")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of an ensemble. The maps go from the step's tensor names to the ensemble's."""
+
+    model: ModelSpec
+    input_map: Mapping[str, str]
+    output_map: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleSpec(_Served):
+    """Served models in a row, run inside the server so that intermediate tensors never cross the wire."""
+
+    steps: tuple[Step, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = {t.name for t in self.inputs}
+        for step in self.steps:
+            want = {t.name for t in step.model.inputs}
+            if set(step.input_map) != want:
+                raise SpecError(
+                    f"{self.name}: step {step.model.name} maps {sorted(step.input_map)}; expected {sorted(want)}"
+                )
+            unknown = set(step.input_map.values()) - known
+            if unknown:
+                raise SpecError(
+                    f"{self.name}: step {step.model.name} reads {sorted(unknown)}, which nothing made before"
+                )
+            known |= set(step.output_map.values())
+        lacking = {t.name for t in self.outputs} - known
+        if lacking:
+            raise SpecError(f"{self.name}: no step makes {sorted(lacking)}")
+
+
+Served = ModelSpec | EnsembleSpec
+
+
+def _named(tensors: tuple[TensorSpec, ...], name: str, model: str, role: str) -> TensorSpec:
+    for tensor in tensors:
+        if tensor.name == name:
+            return tensor
+    raise SpecError(f"{model} has no {role} {name!r}; it has {[t.name for t in tensors]}")

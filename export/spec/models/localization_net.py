@@ -1,0 +1,32 @@
+"""LocalizationNet: one mel spectrogram to a position, by a ConvNeXt."""
+
+from rfserve.export.spec.model import Budget, ModelSpec, Placement
+from rfserve.export.spec.models.heimdall_net import POSITIONS, UNCERTAINTIES
+from rfserve.export.spec.tensor import DType, TensorSpec, Values
+
+MEL_BINS = 128
+MEL_FRAMES = 32
+
+MEL_SPECTROGRAM = TensorSpec(
+    name="mel_spectrogram",
+    dtype=DType.FP32,
+    axes=(3, MEL_BINS, MEL_FRAMES),
+    unit="dB",
+    meaning="mel spectrogram of I, of Q and of the magnitude, relative to its own maximum",
+    values=Values(kind="uniform", low=-80, high=0),
+)
+
+LOCALIZATION_NET = ModelSpec(
+    name="localization_net",
+    summary="one receiver's mel spectrogram, ConvNeXt",
+    inputs=(MEL_SPECTROGRAM,),
+    outputs=(POSITIONS, UNCERTAINTIES),
+    max_batch_size=32,
+    tolerance=1e-4,
+    variants=("large", "base", "small", "tiny"),
+    budgets={"cpu": Budget(p99_ms=400, rate_hz=3), "gpu": Budget(p99_ms=30, rate_hz=50)},
+    placements={
+        "cpu": Placement(instances=1, intra_op_threads=2, queue_delay_us=0),
+        "gpu": Placement(instances=1, intra_op_threads=2, queue_delay_us=500),
+    },
+)

@@ -1,0 +1,41 @@
+"""mel_features: raw IQ of one receiver to the mel spectrogram that LocalizationNet takes."""
+
+from rfserve.export.spec.model import Budget, ModelSpec, Placement
+from rfserve.export.spec.models.localization_net import MEL_BINS, MEL_FRAMES, MEL_SPECTROGRAM
+from rfserve.export.spec.tensor import Axis, DType, TensorSpec, Values
+
+MEL_FFT_SAMPLES = 1024
+
+MEL_RAW_SAMPLES = Axis(name="raw_samples", minimum=4096, maximum=65536, served=16384)
+MEL_RAW_IQ = TensorSpec(
+    name="raw_iq",
+    dtype=DType.FP32,
+    axes=(2, "raw_samples"),
+    unit="full scale",
+    meaning="in-phase and quadrature of one receiver",
+    values=Values(kind="normal", high=0.1),
+)
+
+MEL_FEATURES = ModelSpec(
+    name="mel_features",
+    summary="raw IQ of one receiver to mel spectrogram",
+    inputs=(MEL_RAW_IQ,),
+    outputs=(
+        TensorSpec(
+            name="mel_spectrogram",
+            dtype=DType.FP32,
+            axes=(3, MEL_BINS, MEL_FRAMES),
+            unit=MEL_SPECTROGRAM.unit,
+            meaning=MEL_SPECTROGRAM.meaning,
+        ),
+    ),
+    axes=(MEL_RAW_SAMPLES,),
+    max_batch_size=32,
+    tolerance=1e-3,
+    has_weights=False,
+    budgets={"cpu": Budget(p99_ms=60, rate_hz=10), "gpu": Budget(p99_ms=20, rate_hz=50)},
+    placements={
+        "cpu": Placement(instances=1, intra_op_threads=2, queue_delay_us=0),
+        "gpu": Placement(instances=1, intra_op_threads=2, queue_delay_us=500),
+    },
+)
