@@ -39,7 +39,7 @@ def _draw(tensor: TensorSpec, rng: np.random.Generator, shape: tuple[int, ...], 
         pool = np.arange(int(np.min(values.low)), int(np.max(values.high)))
         rows = [rng.choice(pool, shape[-1], replace=shape[-1] > pool.size) for _ in range(int(np.prod(shape[:-1])))]
         drawn = np.stack(rows).reshape(shape)
-        return drawn.astype(tensor.dtype.numpy)
+        return np.asarray(drawn, dtype=tensor.dtype.numpy)
     if values.kind == "normal":
         return rng.normal(0.0, values.high, shape).astype(tensor.dtype.numpy)
     return rng.uniform(values.low, values.high, shape).astype(tensor.dtype.numpy)

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rfserve.export.spec.errors import SpecError, TensorError
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 class DType(Enum):

@@ -1,0 +1,41 @@
+"""The export's part of the error tree.
+
+RfserveError
+└── ExportError
+    ├── CheckpointError     a checkpoint that cannot be read, or does not fit the network
+    ├── ScalingError        a scaling that contradicts itself or the network
+    ├── GraphError          the ONNX file is not what its spec says
+    ├── ParityError         ONNX Runtime and eager PyTorch disagree
+    └── RepositoryError     the model repository cannot be read or written
+        └── VersionExists   a published version is immutable
+"""
+
+from rfserve.export.spec.errors import RfserveError
+
+
+class ExportError(RfserveError):
+    """An export failed; the repository is as it was."""
+
+
+class CheckpointError(ExportError):
+    """A checkpoint cannot be read, or does not fit the network."""
+
+
+class ScalingError(ExportError):
+    """A scaling contradicts itself or the network it is for."""
+
+
+class GraphError(ExportError):
+    """An ONNX file is not what its spec says."""
+
+
+class ParityError(ExportError):
+    """ONNX Runtime's outputs differ from eager PyTorch's by more than the spec allows."""
+
+
+class RepositoryError(ExportError):
+    """The model repository cannot be read or written."""
+
+
+class VersionExists(RepositoryError):
+    """This version is published already, and versions are immutable."""

@@ -1,0 +1,101 @@
+"""`config.pbtxt` from a spec: built as Triton's own protobuf message, so that its schema is checked."""
+
+from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2
+
+from rfserve.export.spec import EnsembleSpec, ModelSpec, TensorSpec
+from rfserve.export.spec.model import Served
+
+# Options of the stock backend's CUDA provider that hold only when given as parameters.
+CUDA_PARAMETERS = {
+    "cudnn_conv_algo_search": "1",  # heuristic: the exhaustive search stalls the first request of every new shape
+    "arena_extend_strategy": "1",  # grow by what is asked, not by powers of two
+    "do_copy_in_default_stream": "1",
+    "gpu_mem_limit": str(8 * 2**30),
+}
+MAX_QUEUE_SIZE = 128
+WARMUP_BATCHES = (1, 8)
+
+
+def config_text(spec: Served, target: str) -> str:
+    """The model configuration of `spec` for a target (`cpu` or `gpu`), as protobuf text that parses back to itself."""
+    message = json_format.ParseDict(_config(spec, target), model_config_pb2.ModelConfig())
+    text = text_format.MessageToString(message)
+    if text_format.Parse(text, model_config_pb2.ModelConfig()) != message:
+        raise AssertionError(f"{spec.name}: config.pbtxt does not parse back to what it was made from")
+    header = "# Written by `rfserve-export` from the spec of this model; a change here is lost.\n"
+    return header + str(text)
+
+
+def parse(text: str) -> model_config_pb2.ModelConfig:
+    """The message that a config file holds; `google.protobuf.text_format.ParseError` when it is none."""
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def differs(text: str, expected: str) -> bool:
+    """Whether two config files say something different; one that does not parse always does."""
+    try:
+        return bool(parse(text) != parse(expected))
+    except text_format.ParseError:
+        return True
+
+
+def _config(spec: Served, target: str) -> dict[str, object]:
+    config: dict[str, object] = {
+        "name": spec.name,
+        "max_batch_size": spec.max_batch_size,
+        "input": [_tensor(t) for t in spec.inputs],
+        "output": [_tensor(t) for t in spec.outputs],
+    }
+    if isinstance(spec, EnsembleSpec):
+        return config | {"platform": "ensemble", "ensemble_scheduling": {"step": _steps(spec)}}
+    return config | _graph_config(spec, target)
+
+
+def _steps(spec: EnsembleSpec) -> list[dict[str, object]]:
+    return [
+        {
+            "model_name": s.model.name,
+            "model_version": -1,
+            "input_map": dict(s.input_map),
+            "output_map": dict(s.output_map),
+        }
+        for s in spec.steps
+    ]
+
+
+def _graph_config(spec: ModelSpec, target: str) -> dict[str, object]:
+    placement = spec.placements[target]
+    parameters = {
+        "intra_op_thread_count": str(placement.intra_op_threads),
+        "inter_op_thread_count": "1",
+    }
+    if target == "gpu":
+        parameters |= CUDA_PARAMETERS
+    return {
+        "backend": "onnxruntime",
+        "default_model_filename": "model.onnx",
+        "instance_group": [{"kind": f"KIND_{target.upper()}", "count": placement.instances}],
+        "dynamic_batching": {
+            "max_queue_delay_microseconds": placement.queue_delay_us,
+            "default_queue_policy": {"max_queue_size": MAX_QUEUE_SIZE},
+        },
+        "parameters": {k: {"string_value": v} for k, v in parameters.items()},
+        "model_warmup": [_warmup(spec, batch) for batch in WARMUP_BATCHES if batch <= spec.max_batch_size],
+    }
+
+
+def _tensor(tensor: TensorSpec) -> dict[str, object]:
+    return {"name": tensor.name, "data_type": f"TYPE_{tensor.dtype.value}", "dims": list(tensor.dims)}
+
+
+def _warmup(spec: ModelSpec, batch: int) -> dict[str, object]:
+    inputs = {
+        t.name: {
+            "data_type": f"TYPE_{t.dtype.value}",
+            "dims": list(t.shape(1, spec.served_sizes)[1:]),
+            "input_data_file": t.name,
+        }
+        for t in spec.inputs
+    }
+    return {"name": f"served shapes, batch {batch}", "batch_size": batch, "inputs": inputs}

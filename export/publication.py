@@ -1,0 +1,151 @@
+"""From a spec and perhaps a checkpoint to a published version: build, trace, check, compare, publish."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from rfserve.export import checkpoint as checkpoints
+from rfserve.export import onnx_file, parity
+from rfserve.export.checkpoint import Checkpoint
+from rfserve.export.errors import CheckpointError, ExportError
+from rfserve.export.manifest import Manifest
+from rfserve.export.networks import convnext_names
+from rfserve.export.networks.catalog import HEIMDALL_NETS, build
+from rfserve.export.networks.iq_encoder import HEIMDALL_1_0, MBCONV
+from rfserve.export.networks.scaled import in_physical_units
+from rfserve.export.repository import Repository, version_files
+from rfserve.export.scaling import NEW_WEIGHTS, Scaling
+from rfserve.export.spec import EnsembleSpec, ModelSpec
+from rfserve.export.spec.model import Served
+from rfserve.export.spec.tensor import Array
+
+GRAPH_FILE = "model.onnx"
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a version's weights come from. Everything left out is taken from the checkpoint, or is the default."""
+
+    checkpoint: Path | None = None
+    variant: str | None = None
+    encoder_order: str | None = None
+    scaling: Path | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A network in physical units, and what the manifest says of it."""
+
+    module: nn.Module
+    scaling: Scaling
+    weights: str
+    checkpoint: Checkpoint | None
+    variant: str | None
+    encoder_order: str | None
+
+
+def build_network(spec: ModelSpec, source: Source) -> Built:
+    """The network of a model with its weights and scaling; `ExportError` when the parts do not fit."""
+    loaded = None
+    if source.checkpoint is not None:
+        if not spec.has_weights:
+            raise CheckpointError(f"{spec.name} has no weights; leave --checkpoint out")
+        loaded = checkpoints.read(source.checkpoint)
+    variant = source.variant
+    if spec.variants and variant is None:
+        variant = convnext_names.variant_of(dict(loaded.state)) if loaded else spec.variants[0]
+    order = source.encoder_order
+    if spec.name in HEIMDALL_NETS and order is None:
+        # A checkpoint that does not say otherwise is Heimdall's.
+        order = str(loaded.metadata.get("encoder_order", HEIMDALL_1_0)) if loaded else MBCONV
+    network = build(
+        spec, variant=variant, encoder_order=order, seed=None if loaded or not spec.has_weights else source.seed
+    )
+    weights = "none" if not spec.has_weights else f"untrained (seed {source.seed})"
+    if loaded:
+        loaded.load_into(network)
+        weights = "checkpoint"
+    scaling = _scaling(spec, source, loaded)
+    module = in_physical_units(spec.name, network, scaling)
+    return Built(
+        module=module, scaling=scaling, weights=weights, checkpoint=loaded, variant=variant, encoder_order=order
+    )
+
+
+def _scaling(spec: ModelSpec, source: Source, loaded: Checkpoint | None) -> Scaling:
+    if source.scaling is not None:
+        return Scaling.read(source.scaling)
+    if loaded is not None:
+        return Scaling.from_dict(loaded.metadata.get("scaling") or {})
+    return NEW_WEIGHTS if spec.name in HEIMDALL_NETS else Scaling()
+
+
+def network_units(spec: ModelSpec, scaling: Scaling) -> Mapping[str, Array]:
+    """The physical size of one network unit in each output, for the parity gate."""
+    if not spec.has_weights:
+        return {}
+    target = np.asarray(scaling.target_scale)
+    degrees = target / np.asarray(scaling.metres_per_degree) if scaling.origin is not None else target
+    return {"positions": degrees, "uncertainties": target}
+
+
+def publish(spec: Served, repository: Repository, source: Source, *, version: int | None, report: Report) -> Manifest:
+    """Export and publish one version; `ExportError` with the reason, and an unchanged repository, otherwise."""
+    if isinstance(spec, EnsembleSpec):
+        return _publish_ensemble(spec, repository, source, version)
+    report("building the network")
+    built = build_network(spec, source)
+
+    def fill(folder: Path) -> Callable[[int], Manifest]:
+        report(f"tracing to ONNX opset {spec.opset}")
+        file = folder / GRAPH_FILE
+        onnx_file.write(built.module, spec, file)
+        report("checking the graph against the spec")
+        onnx_file.check(file, spec)
+        report("comparing ONNX Runtime with eager PyTorch")
+        session = onnx_file.open_session(file)
+        measured = parity.measure(built.module, session, spec, units=network_units(spec, built.scaling))
+        measured.require(spec.name)
+        report(f"{measured.cases} cases agree, worst difference {max(measured.worst.values()):.2g}; publishing")
+        files = version_files(folder)
+        return lambda number: _manifest(spec, built, number, files, measured)
+
+    return repository.publish(spec, fill, version)
+
+
+def _manifest(
+    spec: ModelSpec, built: Built, number: int, files: Mapping[str, Mapping[str, object]], measured: parity.Parity
+) -> Manifest:
+    origin = built.checkpoint
+    return Manifest(
+        model=spec.name,
+        version=number,
+        weights=built.weights,
+        files=files,
+        checkpoint=None if origin is None else {"file": origin.path.name, "sha256": origin.sha256},
+        variant=built.variant,
+        encoder_order=built.encoder_order,
+        scaling=built.scaling.to_dict() if spec.has_weights else None,
+        opset=spec.opset,
+        parity={"cases": measured.cases, "tolerance": spec.tolerance, "worst": dict(measured.worst)},
+    )
+
+
+def _publish_ensemble(spec: EnsembleSpec, repository: Repository, source: Source, version: int | None) -> Manifest:
+    if source != Source():
+        raise ExportError(f"{spec.name} is an ensemble and has no network of its own; export its steps with options")
+    steps = tuple(s.model.name for s in spec.steps)
+    missing = [name for name in steps if not repository.versions(name)]
+    if missing:
+        raise ExportError(f"{spec.name} runs {', '.join(steps)}; write {', '.join(missing)} first")
+    return repository.publish(
+        spec,
+        lambda _: lambda number: Manifest(model=spec.name, version=number, weights="of its steps", steps=steps),
+        version,
+    )

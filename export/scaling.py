@@ -1,0 +1,110 @@
+"""How a checkpoint's inputs and outputs were scaled in training; it is part of the exported graph.
+
+Heimdall takes positions as offsets from the mean of the active receivers, in metres with a fixed number of metres for
+a degree, and then scales features, positions and targets with the training set's figures.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from rfserve.export.errors import ScalingError
+
+# Heimdall's metres per degree of latitude and of longitude.
+HEIMDALL_METRES_PER_DEGREE = (111_000.0, 78_000.0)
+RECEIVERS = "receivers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """Physical units to the network's and back: network = (physical - offset) / scale.
+
+    `origin` is None (coordinates are passed as they are), "receivers" (offsets from the mean of the active receivers)
+    or a fixed (latitude °, longitude °). With an origin, coordinates are metres (north, east) before offset and scale,
+    with `metres_per_degree` (latitude, longitude). `features_are_local` says that the features' latitude, longitude
+    and altitude columns are offsets of the same kind. `target_*` belongs to the position (north, east), and
+    `target_scale` to the uncertainty as well. The default is the identity.
+    """
+
+    origin: str | tuple[float, float] | None = None
+    metres_per_degree: tuple[float, float] = HEIMDALL_METRES_PER_DEGREE
+    features_are_local: bool = False
+    feature_offset: tuple[float, ...] = (0.0,) * 6
+    feature_scale: tuple[float, ...] = (1.0,) * 6
+    position_offset: tuple[float, ...] = (0.0,) * 3
+    position_scale: tuple[float, ...] = (1.0,) * 3
+    target_offset: tuple[float, float] = (0.0, 0.0)
+    target_scale: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        lengths = {"metres_per_degree": 2, "feature_offset": 6, "feature_scale": 6}
+        lengths |= {"position_offset": 3, "position_scale": 3, "target_offset": 2, "target_scale": 2}
+        for name, length in lengths.items():
+            values = getattr(self, name)
+            if len(values) != length or not all(math.isfinite(v) for v in values):
+                raise ScalingError(f"scaling {name}: got {values}; expected {length} finite numbers")
+            if ("scale" in name or name == "metres_per_degree") and not all(v > 0 for v in values):
+                raise ScalingError(f"scaling {name}: got {values}; expected every number above 0")
+        origin = self.origin
+        if isinstance(origin, str) and origin != RECEIVERS:
+            raise ScalingError(f"scaling origin: got {origin!r}; expected null, {RECEIVERS!r} or [latitude, longitude]")
+        if isinstance(origin, tuple) and not (len(origin) == 2 and abs(origin[0]) <= 90 and abs(origin[1]) <= 180):
+            raise ScalingError(f"scaling origin: got {origin}; expected [latitude, longitude] in degrees")
+        if self.features_are_local and origin is None:
+            raise ScalingError("scaling features_are_local: got true without an origin; expected an origin")
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether tensors pass unchanged."""
+        return self == Scaling()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Scaling":
+        """From JSON; `ScalingError` for unknown names, wrong lengths or values."""
+        names = {f.name for f in fields(cls)}
+        unknown = sorted(set(content) - names)
+        if unknown:
+            raise ScalingError(f"scaling: got unknown entries {unknown}; expected some of {sorted(names)}")
+        try:
+            return cls(**{k: _value(k, v) for k, v in content.items()})
+        except (TypeError, ValueError) as error:
+            raise ScalingError(f"scaling: {error}; expected numbers") from error
+
+    @classmethod
+    def read(cls, path: Path) -> "Scaling":
+        """From a JSON file; `ScalingError` when it cannot be read."""
+        try:
+            content = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise ScalingError(f"scaling file {path}: {error}; expected a JSON object") from error
+        if not isinstance(content, dict):
+            raise ScalingError(f"scaling file {path}: got a {type(content).__name__}; expected a JSON object")
+        return cls.from_dict(content)
+
+
+def _value(name: str, value: Any) -> Any:
+    if name == "features_are_local":
+        if not isinstance(value, bool):
+            raise ScalingError(f"scaling {name}: got {value!r}; expected true or false")
+        return value
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(float(v) for v in value)
+    return value
+
+
+# What a network with new weights works in: metres from the receivers, and features near one.
+NEW_WEIGHTS = Scaling(
+    origin=RECEIVERS,
+    features_are_local=True,
+    feature_offset=(20.0, -100.0, 0.0, 0.0, 0.0, 0.0),
+    feature_scale=(20.0, 40.0, 1_000.0, 10_000.0, 10_000.0, 1_000.0),
+    position_scale=(10_000.0, 10_000.0, 1_000.0),
+    target_scale=(10_000.0, 10_000.0),
+)
