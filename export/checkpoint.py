@@ -97,8 +97,8 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path.name} holds more than tensors and plain values, and loading it would run code from it "
-            f"({str(error).splitlines()[0]}). Save the state dict alone: torch.save(model.state_dict(), FILE)"
+            f"{path.name} is not a PyTorch checkpoint of tensors and plain values: it is damaged, or loading it would "
+            "run code from it. Save the state dict alone: torch.save(model.state_dict(), FILE)"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path.name} is not a PyTorch checkpoint: {error}; was it copied whole?") from error

@@ -1,0 +1,140 @@
+"""The scaling in the graph against the same arithmetic in float64, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rfserve.export import onnx_file
+from rfserve.export.errors import ScalingError
+from rfserve.export.publication import Source, build_network
+from rfserve.export.scaling import Scaling
+from rfserve.export.spec import GRAPHS, example
+from torch import nn
+
+SPEC = GRAPHS["heimdall_net"]
+HEIMDALL = {
+    "origin": "receivers",
+    "features_are_local": True,
+    "feature_offset": [12.0, -90.0, 3.0, 100.0, -200.0, 30.0],
+    "feature_scale": [7.0, 11.0, 40.0, 9000.0, 8000.0, 120.0],
+    "position_offset": [10.0, 20.0, 5.0],
+    "position_scale": [9000.0, 8000.0, 120.0],
+    "target_offset": [150.0, -250.0],
+    "target_scale": [5000.0, 6000.0],
+}
+
+
+def build(tmp_path: Path, content: dict, model: str = "heimdall_net", **options) -> nn.Module:
+    file = tmp_path / "scaling.json"
+    file.write_text(json.dumps(content))
+    return build_network(GRAPHS[model], Source(scaling=file, **options)).module
+
+
+def reference(network: nn.Module, inputs: dict[str, np.ndarray], s: dict) -> dict[str, np.ndarray]:
+    """Heimdall's scaling, row by row, in float64, around the network alone."""
+    positions, sigmas = [], []
+    for row in range(len(inputs["mask"])):
+        on = inputs["mask"][row]
+        where = inputs["receiver_positions"][row, on].astype(np.float64)
+        per_degree = np.array([111_000.0, 78_000.0, 1.0])
+        where[:, 1] = np.where(where[:, 1] < where[0, 1] - 180, where[:, 1] + 360, where[:, 1])
+        where[:, 1] = np.where(where[:, 1] > where[0, 1] + 180, where[:, 1] - 360, where[:, 1])
+        centre = where.mean(0)
+        local = (where - centre) * per_degree
+        features = inputs["features"][row, on].astype(np.float64)
+        features = np.concatenate([features[:, :3], (features[:, 3:] - centre) * per_degree], -1)
+        features = (features - s["feature_offset"]) / s["feature_scale"]
+        local = (local - s["position_offset"]) / s["position_scale"]
+        with torch.no_grad():
+            p, u = network(
+                torch.from_numpy(inputs["iq_data"][row : row + 1, on]),
+                torch.from_numpy(features[None].astype(np.float32)),
+                torch.from_numpy(local[None].astype(np.float32)),
+                torch.from_numpy(inputs["receiver_ids"][row : row + 1, on]),
+                torch.ones(1, int(on.sum()), dtype=torch.bool),
+            )
+        metres = p[0].numpy().astype(np.float64) * s["target_scale"] + s["target_offset"]
+        degrees = centre[:2] + metres / per_degree[:2]
+        degrees[1] = (degrees[1] + 180) % 360 - 180
+        positions.append(degrees)
+        sigmas.append(u[0].numpy() * np.array(s["target_scale"]))
+    return {"positions": np.array(positions), "uncertainties": np.array(sigmas)}
+
+
+def test_scaling_in_the_graph_equals_heimdalls_arithmetic(tmp_path: Path):
+    module = build(tmp_path, HEIMDALL)
+    file = tmp_path / "model.onnx"
+    onnx_file.write(module, SPEC, file)
+    inputs = example(SPEC, batch=5, seed=3)
+    inputs["features"][..., 3:] = inputs["receiver_positions"]
+    expected = reference(module.network, inputs, HEIMDALL)
+    got = onnx_file.run_session(onnx_file.open_session(file), inputs)
+    # Degrees in FP32 are 0.4 m apart at 45° north, and the inputs carry that too.
+    np.testing.assert_allclose(got["positions"], expected["positions"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(got["uncertainties"], expected["uncertainties"], rtol=0, atol=0.5)
+
+
+def test_receivers_on_both_sides_of_the_antimeridian_are_neighbours(tmp_path: Path):
+    module = build(tmp_path, HEIMDALL)
+    inputs = example(SPEC, batch=1, seed=4, active=4)
+    inputs["receiver_positions"][0, :4, 1] = [179.9, -179.9, 179.95, -179.8]
+    inputs["features"][..., 3:] = inputs["receiver_positions"]
+    shifted = {k: v.copy() for k, v in inputs.items()}
+    shifted["receiver_positions"][0, :4, 1] = [9.9, 10.1, 9.95, 10.2]
+    shifted["features"][..., 3:] = shifted["receiver_positions"]
+    got = onnx_file.run_eager(module, SPEC, inputs)
+    there = onnx_file.run_eager(module, SPEC, shifted)
+    apart = (float(got["positions"][0, 1] - there["positions"][0, 1]) - 170 + 180) % 360 - 180
+    assert abs(apart) < 1e-4
+    assert -180 <= got["positions"][0, 1] <= 180
+    assert got["positions"][0, 0] == pytest.approx(there["positions"][0, 0], abs=1e-4)
+
+
+def test_fixed_origin_moves_localization_nets_answer(tmp_path: Path):
+    spec = GRAPHS["localization_net"]
+    content = {"origin": [45.0, 7.5], "target_scale": [1000.0, 2000.0]}
+    module = build(tmp_path, content, "localization_net", variant="tiny")
+    inputs = example(spec, batch=2)
+    with torch.no_grad():
+        position, uncertainty = module.network(torch.from_numpy(inputs["mel_spectrogram"]))
+    got = onnx_file.run_eager(module, spec, inputs)
+    expected = np.array([45.0, 7.5]) + position.numpy() * [1000.0, 2000.0] / np.array([111_000.0, 78_000.0])
+    np.testing.assert_allclose(got["positions"], expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(got["uncertainties"], uncertainty.numpy() * [1000.0, 2000.0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"feature_scale": [1, 1, 1, 1, 1, 0]}, "above 0"),
+        ({"feature_scale": [1, 1]}, "6 finite numbers"),
+        ({"target_offset": [1, float("inf")]}, "finite"),
+        ({"origin": "centre"}, "'receivers'"),
+        ({"origin": [100, 0]}, r"\[latitude, longitude\]"),
+        ({"features_are_local": True}, "without an origin"),
+        ({"features_are_local": "yes", "origin": "receivers"}, "true or false"),
+        ({"featur_scale": [1] * 6}, "unknown entries"),
+        ({"target_scale": ["a", 1]}, "numbers"),
+    ],
+)
+def test_scaling_that_contradicts_itself_is_refused(content, message):
+    with pytest.raises(ScalingError, match=message):
+        Scaling.from_dict(content)
+
+
+def test_spectrogram_network_refuses_an_origin_at_the_receivers(tmp_path: Path):
+    with pytest.raises(ScalingError, match="no receiver positions"):
+        build(tmp_path, {"origin": "receivers"}, "localization_net", variant="tiny")
+
+
+def test_unreadable_scaling_file_is_refused(tmp_path: Path):
+    (tmp_path / "s.json").write_text("{")
+    with pytest.raises(ScalingError, match=r"s\.json"):
+        Scaling.read(tmp_path / "s.json")
+
+
+def test_scaling_survives_its_json():
+    scaling = Scaling.from_dict(HEIMDALL)
+    assert Scaling.from_dict(json.loads(json.dumps(scaling.to_dict()))) == scaling
