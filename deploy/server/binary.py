@@ -1,0 +1,90 @@
+"""The tritonserver to run: the one on PATH with its own backends, else the one that pip installed with ours."""
+
+import os
+import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from rfserve.server.errors import BinaryNotFound
+
+BACKENDS = Path(__file__).parent / "backends"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binary:
+    """The executable, the arguments that point to its backends, and its environment."""
+
+    path: Path
+    arguments: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def find(folder: Path) -> Binary:
+    """The tritonserver of this machine. `folder` is an empty one, for the backends of the pip server.
+
+    `BinaryNotFound` when there is none, or when the pip server would run on a NumPy it does not work with.
+    """
+    on_path = shutil.which("tritonserver")
+    if on_path:
+        return Binary(path=Path(on_path), environment=dict(os.environ))
+    package = find_spec("pytriton")
+    if package is None or package.origin is None:
+        raise BinaryNotFound(
+            "no tritonserver on PATH and nvidia-pytriton is not installed; run inside NVIDIA's tritonserver image, or "
+            "`pip install 'rfserve[server]'`"
+        )
+    require_numpy(installed_numpy())
+    server = Path(package.origin).parent / "tritonserver"
+    return Binary(
+        path=server / "bin" / "tritonserver",
+        arguments=(f"--backend-directory={_backends(server, folder)}",),
+        environment=_environment(Path(package.origin).parents[1]),
+    )
+
+
+def installed_numpy() -> str:
+    """The version of the installed NumPy, empty when there is none."""
+    try:
+        return version("numpy")
+    except PackageNotFoundError:
+        return ""
+
+
+def require_numpy(found: str) -> None:
+    """`BinaryNotFound` unless the pip server works with this NumPy: with 2.x it returns empty outputs, silently."""
+    if not found.startswith("1."):
+        raise BinaryNotFound(
+            f"the tritonserver of nvidia-pytriton needs numpy 1.x, got {found or 'none'}: with 2.x its Python backend "
+            "returns empty outputs without an error; `pip install 'numpy<2'`"
+        )
+
+
+def _backends(server: Path, folder: Path) -> Path:
+    """A backend directory: NVIDIA's Python backend with the stub of this Python, and our `onnxruntime` beside it."""
+    python = folder / "python"
+    python.mkdir(parents=True)
+    release = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = server / "python_backend_stubs" / release / "triton_python_backend_stub"
+    if not stub.is_file():
+        known = ", ".join(sorted(f.name for f in stub.parents[1].iterdir()))
+        raise BinaryNotFound(f"nvidia-pytriton has no stub for Python {release}; it has {known}; use one of those")
+    for file in (*(server / "backends" / "python").iterdir(), stub):
+        if file.is_file():
+            (python / file.name).symlink_to(file)
+    (folder / "onnxruntime").symlink_to(BACKENDS / "onnxruntime")
+    return folder
+
+
+def _environment(site_packages: Path) -> dict[str, str]:
+    libraries = [str(site_packages / "nvidia_pytriton.libs"), str(sysconfig.get_config_var("LIBDIR"))]
+    environment = dict(os.environ)
+    inherited = environment.get("LD_LIBRARY_PATH")
+    environment["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, *([inherited] if inherited else [])])
+    # The stub embeds an interpreter of its own, which knows nothing of this virtual environment.
+    paths = [str(site_packages), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
+    return environment

@@ -1,0 +1,81 @@
+"""What a server is started with, checked before anything runs."""
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from rfserve.server.errors import PortBusy, RepositoryError, ServerError
+
+CONFIGS = ("cpu", "gpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """Port 0 picks a free port. Empty `models` serves every model of the repository."""
+
+    repository: Path
+    config: str = "cpu"
+    address: str = "127.0.0.1"
+    grpc_port: int = 8001
+    http_port: int = 8000
+    metrics_port: int = 8002
+    models: tuple[str, ...] = ()
+    load_timeout_s: float = 300.0
+    exit_timeout_s: int = 30
+    extra_arguments: tuple[str, ...] = ()
+    log_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.config not in CONFIGS:
+            raise ServerError(f"config: got {self.config!r}; expected one of {', '.join(CONFIGS)}")
+        if self.load_timeout_s <= 0 or self.exit_timeout_s < 1:
+            raise ServerError(
+                f"time-outs: got {self.load_timeout_s} s to load, {self.exit_timeout_s} s to exit; expected > 0"
+            )
+
+    def served_models(self) -> tuple[str, ...]:
+        """The models to load; `RepositoryError` that says what to write when one of them cannot be."""
+        if not self.repository.is_dir():
+            raise RepositoryError(
+                f"no model repository at {self.repository}; write one with `rfserve-export write MODEL`"
+            )
+        present = sorted(f.parent.name for f in self.repository.glob("*/config.pbtxt"))
+        models = self.models or tuple(present)
+        if not models:
+            raise RepositoryError(f"{self.repository} holds no model; write one with `rfserve-export write MODEL`")
+        problems = []
+        for model in models:
+            home = self.repository / model
+            if model not in present:
+                problems.append(f"{model} is not in it (it holds {', '.join(present) or 'nothing'})")
+            elif not any(f.is_dir() and f.name.isdigit() for f in home.iterdir()):
+                problems.append(f"{model} has no version: `rfserve-export write {model}`")
+            elif not (home / "configs" / f"{self.config}.pbtxt").is_file():
+                # Triton would quietly serve the plain config.pbtxt, which is the CPU's.
+                problems.append(f"{model} has no configs/{self.config}.pbtxt: `rfserve-export configure`")
+        if problems:
+            raise RepositoryError(f"{self.repository} cannot be served: {'; '.join(problems)}")
+        return models
+
+    def ports(self) -> tuple[int, int, int]:
+        """Three different ports (gRPC, HTTP, metrics) that are free now; `PortBusy` names one that is not."""
+        wanted = {"gRPC": self.grpc_port, "HTTP": self.http_port, "metrics": self.metrics_port}
+        held: list[socket.socket] = []
+        try:
+            for name, port in wanted.items():
+                holder = socket.socket()
+                held.append(holder)
+                holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    holder.bind((self.address, port))
+                except OSError as error:
+                    option = f"--{name.lower()}-port"
+                    raise PortBusy(
+                        f"{name} port {self.address}:{port}: {error.strerror}; stop what listens there, or give "
+                        f"{option} N ({option} 0 picks a free one)"
+                    ) from error
+            first, second, third = (int(h.getsockname()[1]) for h in held)
+            return first, second, third
+        finally:
+            for holder in held:
+                holder.close()

@@ -1,0 +1,209 @@
+"""A tritonserver process: started, watched until every model is ready, and always stopped."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from rfserve.server import binary, readiness
+from rfserve.server.errors import ModelLoadError, ServerError, ServerStopped
+from rfserve.server.options import ServerOptions
+
+__all__ = ["ServerOptions", "TritonServer"]
+
+POLL_S = 0.1
+LOG_LINES_SHOWN = 30
+
+
+class TritonServer:
+    """A context manager around one tritonserver. Entering returns when every model is ready to serve."""
+
+    def __init__(self, options: ServerOptions) -> None:
+        self.options = options
+        self.models = options.served_models()
+        self._grpc, self._http, self._metrics = options.ports()
+        self._cleanup = ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_path = Path()
+
+    @property
+    def grpc_url(self) -> str:
+        """Host and port for gRPC clients."""
+        return f"{self.options.address}:{self._grpc}"
+
+    @property
+    def http_url(self) -> str:
+        """Base URL of the HTTP endpoint."""
+        return f"http://{self.options.address}:{self._http}"
+
+    @property
+    def metrics_url(self) -> str:
+        """URL that Prometheus scrapes."""
+        return f"http://{self.options.address}:{self._metrics}/metrics"
+
+    @property
+    def pid(self) -> int:
+        """The process id of tritonserver; `ServerError` when it is not running."""
+        if self._process is None:
+            raise ServerError("the server is not running; start it first")
+        return self._process.pid
+
+    def __enter__(self) -> "TritonServer":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start and wait until every model's own ready endpoint says yes.
+
+        `ModelLoadError` with Triton's reasons when one does not, `ServerStopped` when the process ends first; the
+        process is stopped in both cases.
+        """
+        try:
+            self._spawn()
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def wait(self) -> int:
+        """Wait for the process to end; its exit code."""
+        if self._process is None:
+            raise ServerError("the server is not running; start it first")
+        return self._process.wait()
+
+    def send_signal(self, number: int) -> None:
+        """Forward a signal to tritonserver; nothing happens when it has ended."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def stop(self) -> int | None:
+        """Stop tritonserver and everything it started; its exit code, or None when it never ran."""
+        process = self._process
+        code = None
+        if process is not None:
+            self.send_signal(signal.SIGTERM)
+            try:
+                code = process.wait(self.options.exit_timeout_s + 10)
+            except subprocess.TimeoutExpired:
+                pass
+            # The stubs are in its process group, and one that lost its server would linger.
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            code = process.wait()
+        self._process = None
+        self._cleanup.close()
+        return code
+
+    def log(self) -> str:
+        """What tritonserver has written so far; empty once a log of its own has been cleared away."""
+        return self._log_path.read_text(errors="replace") if self._log_path.is_file() else ""
+
+    def memory_bytes(self) -> int:
+        """Resident memory of tritonserver and its stubs, shared pages counted once (proportional set size)."""
+        return sum(_proportional_bytes(pid) for pid in _group(self.pid))
+
+    def _spawn(self) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="rfserve-"))
+        self._cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        found = binary.find(folder / "backends")
+        self._log_path = self.options.log_file or folder / "tritonserver.log"
+        log: IO[bytes] = self._cleanup.enter_context(self._log_path.open("wb"))
+        self._process = subprocess.Popen(
+            [str(found.path), *found.arguments, *self._arguments()],
+            env=found.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def _arguments(self) -> list[str]:
+        options = self.options
+        return [
+            f"--model-repository={options.repository.resolve()}",
+            f"--model-config-name={options.config}",
+            "--model-control-mode=explicit",
+            *(f"--load-model={m}" for m in self.models),
+            "--strict-readiness=false",
+            # A server that stays up can be asked why a model did not load.
+            "--exit-on-error=false",
+            f"--exit-timeout-secs={options.exit_timeout_s}",
+            f"--grpc-address={options.address}",
+            f"--http-address={options.address}",
+            f"--metrics-address={options.address}",
+            f"--grpc-port={self._grpc}",
+            f"--http-port={self._http}",
+            f"--metrics-port={self._metrics}",
+            # Two servers on one host would share their shared-memory names.
+            f"--backend-config=python,shm-region-prefix-name=rfserve-{uuid.uuid4().hex[:12]}",
+            *options.extra_arguments,
+        ]
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self.options.load_timeout_s
+        waiting = list(self.models)
+        while waiting:
+            code = None if self._process is None else self._process.poll()
+            if code is not None:
+                raise ServerStopped(
+                    f"tritonserver ended with exit code {code} before it was ready:\n{self._last_lines()}"
+                )
+            if readiness.server_live(self.http_url):
+                waiting = [m for m in waiting if not readiness.model_ready(self.http_url, m)]
+                failed = self._reasons(waiting)
+                if failed:
+                    raise ModelLoadError(
+                        f"{len(failed)} of {len(self.models)} models did not load: {'; '.join(failed)}"
+                    )
+            if waiting and time.monotonic() > deadline:
+                raise ModelLoadError(
+                    f"{', '.join(waiting)} not ready after {self.options.load_timeout_s:g} s; give a longer "
+                    f"--load-timeout-s, or see the log:\n{self._last_lines()}"
+                )
+            if waiting:
+                time.sleep(POLL_S)
+
+    def _reasons(self, models: list[str]) -> list[str]:
+        index = readiness.repository_index(self.http_url) if models else []
+        return [
+            f"{entry['name']}: {entry['reason']}"
+            for entry in index
+            if entry["name"] in models and entry.get("state") == "UNAVAILABLE" and entry.get("reason")
+        ]
+
+    def _last_lines(self) -> str:
+        return "\n".join(self.log().splitlines()[-LOG_LINES_SHOWN:])
+
+
+def _group(leader: int) -> list[int]:
+    members = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if os.getpgid(int(entry.name)) == leader:
+                    members.append(int(entry.name))
+            except ProcessLookupError:
+                continue
+    return members
+
+
+def _proportional_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
