@@ -74,8 +74,10 @@ def _backends(server: Path, folder: Path) -> Path:
         raise BinaryNotFound(f"nvidia-pytriton has no stub for Python {release}; it has {known}; use one of those")
     for file in (*(server / "backends" / "python").iterdir(), stub):
         if file.is_file():
-            (python / file.name).symlink_to(file)
-    (folder / "onnxruntime").symlink_to(BACKENDS / "onnxruntime")
+            # Copies: Triton refuses a backend whose library is a link to outside of the backend directory.
+            shutil.copy2(file, python / file.name)
+    (folder / "onnxruntime").mkdir()
+    shutil.copy2(BACKENDS / "onnxruntime" / "model.py", folder / "onnxruntime" / "model.py")
     return folder
 
 

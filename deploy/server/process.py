@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -94,15 +94,11 @@ class TritonServer:
         code = None
         if process is not None:
             self.send_signal(signal.SIGTERM)
-            try:
-                code = process.wait(self.options.exit_timeout_s + 10)
-            except subprocess.TimeoutExpired:
-                pass
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(self.options.exit_timeout_s + 10)
             # The stubs are in its process group, and one that lost its server would linger.
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             code = process.wait()
         self._process = None
         self._cleanup.close()
