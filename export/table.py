@@ -20,7 +20,8 @@ def model_table() -> str:
 
 def tensor_table() -> str:
     """Every tensor with its unit and meaning, as Markdown."""
-    seen: dict[str, TensorSpec] = {t.name: t for spec in MODELS.values() for t in (*spec.outputs, *spec.inputs)}
+    tensors = [t for spec in MODELS.values() for t in (*spec.inputs, *spec.outputs)]
+    seen: dict[tuple[str, str], TensorSpec] = {(t.name, t.describe()): t for t in tensors}
     rows = [["tensor", "dtype and shape", "unit", "meaning"], ["---"] * 4]
     rows += [[f"`{t.name}`", t.describe(), t.unit, t.meaning] for t in seen.values()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"

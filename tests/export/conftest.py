@@ -44,7 +44,11 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
 
     def load(network: str) -> dict[str, np.ndarray]:
         content = dict(np.load(GOLDENS / f"golden_{network}.npz"))
-        names = {"positions": "receiver_positions", "pred_positions": "positions", "pred_uncertainties": "uncertainties"}
+        names = {
+            "positions": "receiver_positions",
+            "pred_positions": "positions",
+            "pred_uncertainties": "uncertainties",
+        }
         return {names.get(k, k): v for k, v in content.items()}
 
     return load

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from rfserve.export import checkpoint
 from rfserve.export.errors import CheckpointError
 from rfserve.export.networks.catalog import build
 from rfserve.export.networks.convnext_names import translate, variant_of
 from rfserve.export.publication import Source, build_network
 from rfserve.export.spec import GRAPHS
-from safetensors.torch import save_file
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_missing_extra_and_misshaped_tensors_are_all_named(state, tmp_path: Path
 
 def test_checkpoint_of_the_other_network_is_refused(heimdall_state, tmp_path: Path):
     loaded = checkpoint.read(save_plain(heimdall_state("heimdall_net_pro"), tmp_path))
-    with pytest.raises(CheckpointError, match="extra.*set_aggregator.attention"):
+    with pytest.raises(CheckpointError, match=r"extra.*set_aggregator\.attention"):
         loaded.load_into(build(GRAPHS["heimdall_net"], seed=None))
 
 

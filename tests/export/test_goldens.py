@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import tritonclient.grpc as triton
+
 from rfserve.export import onnx_file
 from rfserve.export.publication import Source, build_network, publish
 from rfserve.export.repository import Repository

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from rfserve.export import onnx_file, parity
 from rfserve.export.networks.iq_encoder import ENCODER_ORDERS, TimeConv
 from rfserve.export.publication import Source, build_network

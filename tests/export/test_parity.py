@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from rfserve.export import onnx_file, parity
 from rfserve.export.errors import GraphError, ParityError
 from rfserve.export.networks.geometry_encoder import GeometryEncoder
 from rfserve.export.publication import Source, build_network, publish
 from rfserve.export.repository import Repository
 from rfserve.export.spec import GRAPHS
-from torch import nn
 
 SPEC = GRAPHS["heimdall_net"]
 # A small gate is enough to catch these, and keeps the tests short.

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from rfserve.export import onnx_file
 from rfserve.export.errors import ScalingError
 from rfserve.export.publication import Source, build_network
 from rfserve.export.scaling import Scaling
 from rfserve.export.spec import GRAPHS, example
-from torch import nn
 
 SPEC = GRAPHS["heimdall_net"]
 HEIMDALL = {

@@ -1,0 +1,175 @@
+"""Noise floor, power and frequency of recordings from their short-time spectrum; FP64, rows independent."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from rfserve.export.networks.spectrum import BLACKMAN_HARRIS, Dft, cosine_window
+
+SEGMENT = 512
+HOP = SEGMENT // 2
+# Bins less than this below the reference belong to the receiver's passband; the reference is the level that the
+# strongest 4 % of the bins reach, which the main lobes of one or two carriers do not fill.
+PASSBAND_DB = 50.0
+REFERENCE_BINS = SEGMENT // 25 + 1
+# Half the main lobe of the window is 4 bins; one more for a carrier between two.
+LOBE = 5
+# Segments up to 4 dB above the quiet ones count fully, from 6 dB not at all. The slope keeps the result continuous.
+QUIET_QUANTILE = 0.1
+QUIET_DB, LOUD_DB = 4.0, 6.0
+# A carrier: 10 dB above the noise in its bin, half of the signal's power, coherent over half of the recording.
+CARRIER_OVER_NOISE = 10.0
+CARRIER_SHARE = 0.5
+CARRIER_COHERENCE = 0.5
+# Spectral parts below this multiple of the noise are taken for noise by the centroid.
+CENTROID_OVER_NOISE = 2.0
+ZOOM = 1024
+TINY = 1e-300
+NEPER = 10 / math.log(10)
+
+
+class ShortTimeSpectrum(nn.Module):
+    """Complex spectra of half-overlapping segments of 512 samples under a Blackman-Harris window.
+
+    Scaled so that the power of a bin is a density: its sum over the bins, times the bin width, is the power
+    (Welch, IEEE Trans. Audio Electroacoust. 15 (1967), in cycles per sample).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dft = Dft(rows=16, columns=SEGMENT // 16)
+        window = cosine_window(SEGMENT, BLACKMAN_HARRIS)
+        self.register_buffer("window", window / window.square().sum().sqrt(), persistent=False)
+
+    def forward(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, 2, blocks, 256) to real and imaginary parts, (n, blocks - 1, 512); bin k is k/512 cycles a sample."""
+        halves = blocks.transpose(1, 2)
+        segments = torch.cat([halves[:, :-1], halves[:, 1:]], -1) * self.window
+        re, im = self.dft(segments.flatten(0, 1))
+        shape = (-1, blocks.shape[2] - 1, SEGMENT)
+        return re.reshape(shape), im.reshape(shape)
+
+
+class NoiseFloor(nn.Module):
+    """The noise density in the receiver's own passband, from the time when the emission is quietest.
+
+    1. Passband: the time average of the logarithm of the density, which bursts hardly move, within 50 dB of what its
+       strongest 4 % reach. A channel filter's stop band (KiwiSDR: 60 dB down) is left out that way.
+    2. Quiet time: segments by their mean logarithm over the passband without the strongest line. Those near the
+       lowest tenth count (minimum statistics, Martin, IEEE Trans. Speech Audio Process. 9 (2001), with levels kept so
+       close that stationary noise counts entirely, and needs no bias correction).
+    3. Median over those bins of the quiet time's mean density, so that other lines in less than half of the passband
+       do not count, divided by the median of a chi-squared variable of as many degrees (Wilson and Hilferty, PNAS 17
+       (1931)).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bin", torch.arange(SEGMENT), persistent=False)
+
+    def forward(self, density: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Density (n, segments, 512) and its mean (n, 512) to noise density (n), passband (n, 512), peak bin (n, 1)."""
+        logarithm = density.clamp(min=TINY).log()
+        level = logarithm.mean(1)
+        reference = level.topk(REFERENCE_BINS, -1).values[:, -1:]
+        passband = level >= reference - PASSBAND_DB / NEPER
+        peak = mean.argmax(-1, keepdim=True)
+        away = (self.bin - peak).abs()
+        line = torch.minimum(away, SEGMENT - away) <= LOBE
+        noisy = passband & ~line
+        share = noisy.to(density.dtype)
+        count = share.sum(-1, keepdim=True)
+        quiet = self._quiet((logarithm * share.unsqueeze(1)).sum(-1) / count)
+        weight = quiet / quiet.sum(-1, keepdim=True)
+        floor = (density * weight.unsqueeze(-1)).sum(1)
+        median = masked_median(floor, noisy, count)
+        averages = 1 / weight.square().sum(-1)
+        return median / (1 - 1 / (9 * averages)) ** 3, passband, peak
+
+    def _quiet(self, level: Tensor) -> Tensor:
+        """Level of each segment in nepers of power, (n, segments), to its weight, 0 to 1."""
+        ascending = level.sort(-1).values
+        position = torch.ones_like(level[:1]).sum(-1) * QUIET_QUANTILE - QUIET_QUANTILE
+        below = position.floor()
+        low = ascending.index_select(-1, below.to(torch.int64))
+        high = ascending.index_select(-1, position.ceil().to(torch.int64))
+        quantile = low + (high - low) * (position - below)
+        above_db = (level - quantile) * NEPER
+        return ((LOUD_DB - above_db) / (LOUD_DB - QUIET_DB)).clamp(0.0, 1.0)
+
+
+class FrequencyOffset(nn.Module):
+    """The frequency of the carrier, or the centroid of the spectrum above the noise when there is no carrier.
+
+    The spectra's peak bin is a band-limited signal of one sample a hop. Its Hann-weighted DFT, zero-padded to 1024
+    points, has the carrier at a peak that a parabola through the logarithms of three points locates (Smith, Spectral
+    Audio Signal Processing, "Quadratic interpolation of spectral peaks"); the peak bin resolves the ambiguity.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dft = Dft(rows=32, columns=ZOOM // 32)
+        cycles = torch.arange(SEGMENT, dtype=torch.float64) / SEGMENT
+        self.register_buffer("cycles", torch.where(cycles < 0.5, cycles, cycles - 1), persistent=False)
+        self.register_buffer("around", torch.tensor([[ZOOM - 1, 0, 1]]), persistent=False)
+
+    def forward(
+        self, re: Tensor, im: Tensor, mean: Tensor, noise: Tensor, passband: Tensor, peak: Tensor, power: Tensor
+    ) -> Tensor:
+        """Offsets in cycles a sample, (n), of spectra (n, segments, 512); `mean`, `noise`, `passband`, `peak`: of them.
+
+        `power` (n) is that of the signal without noise. 0 when neither a carrier nor anything above the noise is found.
+        """
+        precise, coherence = self._zoom(_pick(re, peak), _pick(im, peak))
+        coarse = self.cycles[peak.squeeze(1)]
+        hops = HOP * coarse - precise
+        carrier = (hops.round() + precise) / HOP
+        above = mean - noise.unsqueeze(-1)
+        away = (self.cycles - coarse.unsqueeze(-1)).abs()
+        lobe = torch.minimum(away, 1 - away) <= LOBE / SEGMENT
+        held = torch.where(lobe, above, torch.zeros_like(above)).sum(-1) / SEGMENT
+        height = mean.gather(-1, peak).squeeze(-1)
+        clear = (
+            (height >= CARRIER_OVER_NOISE * noise) & (held >= CARRIER_SHARE * power) & (coherence >= CARRIER_COHERENCE)
+        )
+        parts = (mean - CENTROID_OVER_NOISE * noise.unsqueeze(-1)).clamp(min=0.0) * passband.to(mean.dtype)
+        centroid = (parts * self.cycles).sum(-1) / parts.sum(-1).clamp(min=TINY)
+        # A carrier just below half the sample rate may be found just above it, which is the same frequency.
+        carrier = carrier - (carrier >= 0.5).to(carrier.dtype) + (carrier < -0.5).to(carrier.dtype)
+        return torch.where(clear, carrier, centroid)
+
+    def _zoom(self, re: Tensor, im: Tensor) -> tuple[Tensor, Tensor]:
+        """One bin over time, (n, segments), to its frequency in cycles a hop, -0.5 to 0.5, and coherence, 0 to 1."""
+        index = torch.ones_like(re[:1]).cumsum(-1)
+        count = torch.ones_like(re[:1]).sum(-1, keepdim=True)
+        window = 0.5 - 0.5 * torch.cos(2 * math.pi * (index - 0.5) / count)
+        pair = torch.stack([re, im], 1)
+        padded = nn.functional.pad(pair * window, (0, ZOOM))[:, :, :ZOOM]
+        real, imaginary = self.dft(padded)
+        power = real**2 + imaginary**2
+        top = power.argmax(-1, keepdim=True)
+        height = power.gather(-1, top).squeeze(-1)
+        left, middle, right = power.gather(-1, (top + self.around) % ZOOM).clamp(min=TINY).log().unbind(-1)
+        curvature = left - 2 * middle + right
+        curved = curvature < 0
+        shift = 0.5 * (left - right) / torch.where(curved, curvature, -torch.ones_like(curvature))
+        place = (top.squeeze(-1) + torch.where(curved, shift, torch.zeros_like(shift)).clamp(-0.5, 0.5)) / ZOOM
+        energy = ((pair**2).sum(1) * window).sum(-1) * window.sum(-1)
+        return place - (place >= 0.5).to(place.dtype), height / energy.clamp(min=TINY)
+
+
+def masked_median(values: Tensor, kept: Tensor, count: Tensor) -> Tensor:
+    """The median over the last axis of the `count` (n, 1) values that are `kept`; (n, bins) to (n)."""
+    last = torch.full_like(values, torch.inf)
+    ascending = torch.where(kept, values, last).sort(-1).values
+    size = count.to(torch.int64)
+    low = ascending.gather(-1, torch.div(size - 1, 2, rounding_mode="floor"))
+    high = ascending.gather(-1, torch.div(size, 2, rounding_mode="floor"))
+    return ((low + high) / 2).squeeze(-1)
+
+
+def _pick(values: Tensor, bins: Tensor) -> Tensor:
+    """(n, segments, 512) at one bin each, (n, 1), to (n, segments)."""
+    index = bins.unsqueeze(1).expand(-1, values.shape[1], -1)
+    return values.gather(-1, index).squeeze(-1)

@@ -1,0 +1,170 @@
+"""Versions appear whole or not at all, and never change."""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rfserve.export import repository as repositories
+from rfserve.export.errors import ExportError, RepositoryError, VersionExists
+from rfserve.export.manifest import Manifest
+from rfserve.export.repository import Repository, version_files
+from rfserve.export.spec import MODELS, find
+
+SPEC = find("mel_features")
+
+
+def fill(content: bytes = b"graph") -> Callable[[Path], Callable[[int], Manifest]]:
+    def write(folder: Path) -> Callable[[int], Manifest]:
+        (folder / "model.onnx").write_bytes(content)
+        files = version_files(folder)
+        return lambda number: Manifest(model=SPEC.name, version=number, weights="none", files=files)
+
+    return write
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file() and f.name != ".lock"}
+
+
+def test_published_version_is_whole_with_its_configuration(tmp_path: Path):
+    repository = Repository(tmp_path)
+    manifest = repository.publish(SPEC, fill())
+    assert manifest.version == 1
+    assert set(snapshot(tmp_path)) == {
+        "mel_features/1/manifest.json",
+        "mel_features/1/model.onnx",
+        "mel_features/config.pbtxt",
+        "mel_features/configs/cpu.pbtxt",
+        "mel_features/configs/gpu.pbtxt",
+        "mel_features/warmup/raw_iq",
+    }
+    assert repository.manifest(SPEC.name, 1) == manifest
+    assert manifest.differences(tmp_path / SPEC.name / "1") == []
+
+
+def test_next_version_follows_the_greatest(tmp_path: Path):
+    repository = Repository(tmp_path)
+    assert [repository.publish(SPEC, fill(), v).version for v in (None, 7, None)] == [1, 7, 8]
+    assert repository.versions(SPEC.name) == [1, 7, 8]
+
+
+def test_published_version_is_immutable(tmp_path: Path):
+    repository = Repository(tmp_path)
+    repository.publish(SPEC, fill(), 3)
+    before = snapshot(tmp_path)
+    with pytest.raises(VersionExists, match=r"mel_features/3 is published already.*to get 4"):
+        repository.publish(SPEC, fill(b"other"), 3)
+    assert snapshot(tmp_path) == before
+
+
+def test_version_below_one_is_refused(tmp_path: Path):
+    with pytest.raises(RepositoryError, match="version 0; expected 1"):
+        Repository(tmp_path).publish(SPEC, fill(), 0)
+
+
+def failing_fill(folder: Path) -> Callable[[int], Manifest]:
+    (folder / "model.onnx").write_bytes(b"half")
+    raise ExportError("the gate said no")
+
+
+def test_failure_while_filling_leaves_nothing(tmp_path: Path):
+    with pytest.raises(ExportError, match="the gate said no"):
+        Repository(tmp_path / "new").publish(SPEC, failing_fill)
+    assert not (tmp_path / "new" / SPEC.name).exists()
+
+
+@pytest.mark.parametrize("step", ["_write", "_sync_tree", "_replace", "_sync"])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_failure_at_any_step_leaves_what_was_there(step: str, fresh: bool, tmp_path: Path, monkeypatch):
+    repository = Repository(tmp_path)
+    if not fresh:
+        repository.publish(SPEC, fill())
+        (tmp_path / SPEC.name / "config.pbtxt").write_text("# an older spec's\n")
+    before = snapshot(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(repositories, step, fail)
+        with pytest.raises((RepositoryError, OSError), match="No space left"):
+            repository.publish(SPEC, fill(b"new"))
+    after = snapshot(tmp_path)
+    # The last sync comes after the rename: the version is there, and only its durability is in doubt.
+    published = {k for k in after if k.startswith("mel_features/2/")} if step == "_sync" else set()
+    assert {k: v for k, v in after.items() if k in before and k != "mel_features/config.pbtxt"} == {
+        k: v for k, v in before.items() if k != "mel_features/config.pbtxt"
+    }
+    assert not [k for k in after if ".incoming" in k]
+    if step not in {"_sync", "_replace"}:
+        assert after == before
+    assert published <= set(after)
+
+
+def test_read_only_folder_is_refused_with_its_reason(tmp_path: Path):
+    if os.geteuid() == 0:
+        target = Path("/proc/rfserve")  # root may write anywhere else
+    else:
+        target = tmp_path / "locked"
+        target.mkdir(mode=0o500)
+    with pytest.raises(RepositoryError, match="cannot write to the repository"):
+        Repository(target).publish(SPEC, fill())
+
+
+def test_abandoned_staging_folder_is_cleared_by_the_next_publication(tmp_path: Path):
+    repository = Repository(tmp_path)
+    repository.publish(SPEC, fill())
+    abandoned = tmp_path / SPEC.name / ".incoming-999999999"
+    abandoned.mkdir()
+    (abandoned / "model.onnx").write_bytes(b"half")
+    repository.publish(SPEC, fill())
+    assert not abandoned.exists()
+    assert repository.versions(SPEC.name) == [1, 2]
+
+
+def publish_some(folder: str) -> None:
+    for _ in range(5):
+        Repository(Path(folder)).publish(SPEC, fill(os.urandom(1000)))
+
+
+def test_two_publishers_at_once_each_get_their_versions(tmp_path: Path):
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=publish_some, args=(str(tmp_path),)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [w.exitcode for w in workers] == [0, 0]
+    repository = Repository(tmp_path)
+    assert repository.versions(SPEC.name) == list(range(1, 11))
+    for version in repository.versions(SPEC.name):
+        folder = tmp_path / SPEC.name / str(version)
+        assert repository.manifest(SPEC.name, version).differences(folder) == []
+
+
+def test_manifest_says_what_was_published(tmp_path: Path):
+    Repository(tmp_path).publish(SPEC, fill())
+    content = json.loads((tmp_path / SPEC.name / "1" / "manifest.json").read_text())
+    assert content["tools"].keys() == {"rfserve", "torch", "timm", "onnx", "onnxruntime-gpu", "numpy"}
+    assert content["files"]["model.onnx"]["bytes"] == len(b"graph")
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"model": "x"}'])
+def test_damaged_manifest_is_refused(damage: str, tmp_path: Path):
+    repository = Repository(tmp_path)
+    repository.publish(SPEC, fill())
+    (tmp_path / SPEC.name / "1" / "manifest.json").write_text(damage)
+    with pytest.raises(RepositoryError, match="damaged"):
+        repository.manifest(SPEC.name, 1)
+
+
+def test_committed_configuration_is_what_the_specs_say():
+    folder = Path(__file__).parents[2] / "model_repository"
+    for name, spec in MODELS.items():
+        for file, text in repositories.configuration_files(spec).items():
+            assert (folder / name / file).read_text() == text, f"run `rfserve-export configure`: {name}/{file}"
+    assert {f.name for f in folder.iterdir() if f.is_dir()} == set(MODELS)
