@@ -1,0 +1,105 @@
+"""The client's part of the error tree, and the one table from gRPC's status codes to it.
+
+RfserveError
+└── ClientError
+    ├── ObservationError          an observation that contradicts itself
+    │   └── PositionInvalid       coordinates out of range, or the 0, 0 of a receiver without a fix
+    ├── RecordingError            a recording that cannot be read
+    ├── EventError                recordings that do not belong to one event
+    │   ├── NotSimultaneous       they share no instant
+    │   └── ClockNotLocked        a time stamp that its receiver does not vouch for
+    └── RequestError              a call that got no usable answer
+        ├── ServerUnavailable     nothing answers there
+        ├── DeadlineExceeded      no answer in time
+        ├── Overloaded            the server's queue is full, or the request waited too long in it
+        ├── ModelUnavailable      no such model or version, or it is not ready
+        ├── RequestRejected       the server refused the request
+        └── InvalidAnswer         the answer is no position
+"""
+
+from rfserve.export.spec.errors import RfserveError
+
+
+class ClientError(RfserveError):
+    """Base of everything that rfserve.clients raises on purpose."""
+
+
+class ObservationError(ClientError):
+    """An observation contradicts itself."""
+
+
+class PositionInvalid(ObservationError):
+    """Coordinates out of range, or those that receivers write without a fix."""
+
+
+class RecordingError(ClientError):
+    """A recording cannot be read."""
+
+
+class EventError(ClientError):
+    """Recordings that do not belong to one event."""
+
+
+class NotSimultaneous(EventError):
+    """The recordings share no instant."""
+
+
+class ClockNotLocked(EventError):
+    """The receiver itself says that its time stamps are not locked to UTC."""
+
+
+class RequestError(ClientError):
+    """A call got no usable answer."""
+
+
+class ServerUnavailable(RequestError):
+    """Nothing answers at the address."""
+
+
+class DeadlineExceeded(RequestError):
+    """No answer within the time-out."""
+
+
+class Overloaded(RequestError):
+    """The server sheds load: its queue is full, or the request expired in it."""
+
+
+class ModelUnavailable(RequestError):
+    """No such model or version, or it is not ready."""
+
+
+class RequestRejected(RequestError):
+    """The server refused the request, or failed at it."""
+
+
+class InvalidAnswer(RequestError):
+    """The answer is not a position on Earth."""
+
+
+# Triton answers a full queue with UNAVAILABLE too; it must not be taken for a server that is away.
+OVERLOAD_TEXTS = ("Exceeds maximum queue size", "Request timeout expired")
+MODEL_TEXTS = ("unknown model", "is not ready", "no available versions", "not found")
+RESTRICTED_TEXT = "restricted"
+
+BY_STATUS: dict[str, tuple[type[RequestError], str]] = {
+    "UNAVAILABLE": (ServerUnavailable, "start a server with `rfserve-server run`, or give the right address"),
+    "DEADLINE_EXCEEDED": (DeadlineExceeded, "give a longer time-out, or see whether the server is overloaded"),
+    "CANCELLED": (DeadlineExceeded, "the call was cancelled before it was answered"),
+    "RESOURCE_EXHAUSTED": (Overloaded, "send less, or add replicas"),
+    "NOT_FOUND": (ModelUnavailable, "see `rfserve-export list` for what is published"),
+    "INVALID_ARGUMENT": (RequestRejected, "compare the tensors with the model's table in the README"),
+}
+
+
+def from_status(status: str, text: str, *, url: str, model: str) -> RequestError:
+    """The error for a failed call of `model` at `url`, from gRPC's status code and the server's text."""
+    name = status.removeprefix("StatusCode.")
+    if any(t in text for t in OVERLOAD_TEXTS):
+        kind, remedy = Overloaded, "send less, or add replicas"
+    elif any(t in text for t in MODEL_TEXTS):
+        kind, remedy = BY_STATUS["NOT_FOUND"]
+    elif RESTRICTED_TEXT in text:
+        kind, remedy = RequestRejected, "this call needs the administrator's key"
+    else:
+        kind, remedy = BY_STATUS.get(name, (RequestRejected, "see the server's log"))
+    return kind(f"{model} at {url}: {name}: {text}; {remedy}")

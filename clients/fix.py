@@ -1,0 +1,108 @@
+"""A fix: where the emitter is, how sure that is, and who says so."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rfserve.clients.errors import InvalidAnswer
+
+# WGS 84: semi-major axis and first eccentricity squared.
+WGS84_A_M = 6_378_137.0
+WGS84_E2 = 6.694379990141e-3
+RING_POINTS = 72
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ellipse:
+    """An error ellipse with its axes to the north and to the east, in metres, at a confidence."""
+
+    semi_north_m: float
+    semi_east_m: float
+    confidence: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fix:
+    """A position in degrees (WGS 84) and its standard deviations in metres.
+
+    The server answers in FP32: latitude and longitude come in steps of 0.4 m to 0.8 m (and up to 1.7 m beyond 128° of
+    longitude). `timings_ms` holds how long each part took. `InvalidAnswer` when it is not a place on Earth.
+    """
+
+    latitude_deg: float
+    longitude_deg: float
+    sigma_north_m: float
+    sigma_east_m: float
+    model: str
+    model_version: str
+    request_id: str = ""
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        numbers = (self.latitude_deg, self.longitude_deg, self.sigma_north_m, self.sigma_east_m)
+        if not all(math.isfinite(n) for n in numbers):
+            raise InvalidAnswer(
+                f"{self.model} version {self.model_version} answered {numbers}: the row held non-finite numbers, no active "
+                "receiver or a receiver id out of range"
+            )
+        if abs(self.latitude_deg) > 90 or abs(self.longitude_deg) > 180 or min(numbers[2:]) < 0:
+            raise InvalidAnswer(
+                f"{self.model} version {self.model_version} answered latitude {numbers[0]:g}°, longitude {numbers[1]:g}°, "
+                f"sigma {numbers[2]:g} m and {numbers[3]:g} m; expected a place on Earth: was the checkpoint exported "
+                "with its scaling?"
+            )
+
+    def ellipse(self, confidence: float = 0.95) -> Ellipse:
+        """The ellipse that holds the emitter with this probability, if the errors are normal and independent.
+
+        Both semi-axes are sigma times sqrt(-2 ln(1 - confidence)), the chi-squared quantile of two degrees of freedom.
+        """
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence: got {confidence}; expected between 0 and 1")
+        factor = math.sqrt(-2 * math.log(1 - confidence))
+        return Ellipse(
+            semi_north_m=factor * self.sigma_north_m, semi_east_m=factor * self.sigma_east_m, confidence=confidence
+        )
+
+    def ring(self, confidence: float = 0.95) -> list[tuple[float, float]]:
+        """The ellipse as (longitude, latitude) points, counter-clockwise and closed.
+
+        Metres become degrees by the ellipsoid's radii of curvature at the fix; longitudes may pass 180.
+        """
+        shape = self.ellipse(confidence)
+        sine = math.sin(math.radians(self.latitude_deg))
+        meridian_m = WGS84_A_M * (1 - WGS84_E2) / (1 - WGS84_E2 * sine**2) ** 1.5
+        parallel_m = WGS84_A_M / math.sqrt(1 - WGS84_E2 * sine**2) * math.cos(math.radians(self.latitude_deg))
+        points = []
+        for step in range(RING_POINTS):
+            angle = 2 * math.pi * step / RING_POINTS
+            north = math.degrees(shape.semi_north_m * math.sin(angle) / meridian_m)
+            east = math.degrees(shape.semi_east_m * math.cos(angle) / max(parallel_m, 1.0))
+            points.append((self.longitude_deg + east, max(-90.0, min(90.0, self.latitude_deg + north))))
+        return [*points, points[0]]
+
+    def to_geojson(self, confidence: float = 0.95) -> dict[str, Any]:
+        """A FeatureCollection (RFC 7946): the fix as a Point, its ellipse as a Polygon."""
+        properties = self.to_dict()
+        features = [
+            {
+                "type": "Feature",
+                "geometry": {"type": "Point", "coordinates": [self.longitude_deg, self.latitude_deg]},
+                "properties": properties,
+            },
+            {
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": [[list(p) for p in self.ring(confidence)]]},
+                "properties": {"confidence": confidence},
+            },
+        ]
+        return {"type": "FeatureCollection", "features": features}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(self.to_dict(), indent=2)

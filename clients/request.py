@@ -1,0 +1,98 @@
+"""Observations to the tensors of a served model, and its answer to fixes; everything follows the model's spec."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from rfserve.clients.errors import EventError, InvalidAnswer
+from rfserve.clients.fix import Fix
+from rfserve.clients.observation import Observation
+from rfserve.export.spec import ENSEMBLES, EnsembleSpec, TensorError, TensorSpec, find
+from rfserve.export.spec.tensor import Array
+
+
+def ensemble(model: str) -> EnsembleSpec:
+    """The spec of an ensemble that takes raw IQ; `TensorError` for a model that does not."""
+    spec = find(model)
+    if not isinstance(spec, EnsembleSpec):
+        raise TensorError(
+            f"{model} takes tensors, not recordings; expected one of {', '.join(ENSEMBLES)}, or use infer"
+        )
+    return spec
+
+
+def tensors(spec: EnsembleSpec, events: Sequence[Sequence[Observation]]) -> dict[str, Array]:
+    """One row for each event, padded to the served number of receivers; `TensorError` or `EventError` when unfit."""
+    if not events or not all(events):
+        raise EventError("an event holds no observation; expected at least one receiver in each")
+    lengths = {o.iq.size for event in events for o in event}
+    if len(lengths) != 1:
+        raise EventError(f"observations have {sorted(lengths)} samples; expected the same number in all: align them")
+    rows = [_row(spec, event) for event in events]
+    stacked = {t.name: np.stack([row[t.name] for row in rows]) for t in spec.inputs}
+    spec.check(stacked)
+    return stacked
+
+
+def _row(spec: EnsembleSpec, event: Sequence[Observation]) -> dict[str, Array]:
+    slots = spec.bounds.get("receivers")
+    if slots is None:
+        if len(event) != 1:
+            raise EventError(f"{spec.name} takes one receiver, got {len(event)}; choose one, or use locate")
+        return {t.name: _values(t, event[0], 0) for t in spec.inputs}
+    if len(event) > slots.maximum:
+        raise EventError(f"{spec.name} takes up to {slots.maximum} receivers, got {len(event)}; choose some")
+    ids = [_receiver_id(o, i) for i, o in enumerate(event)]
+    if max(ids) >= slots.maximum:
+        raise EventError(f"got receiver ids {ids}; expected 0 to {slots.maximum - 1}")
+    row = {}
+    for tensor in spec.inputs:
+        held = np.stack([_values(tensor, o, i) for i, o in enumerate(event)])
+        # Always the served number of slots: the batcher joins requests of one shape only.
+        padding = [(0, max(slots.served - len(event), 0)), *[(0, 0)] * (held.ndim - 1)]
+        row[tensor.name] = np.pad(held, padding)
+    return row
+
+
+def _receiver_id(observation: Observation, place: int) -> int:
+    return place if observation.receiver_id is None else observation.receiver_id
+
+
+def _values(tensor: TensorSpec, observation: Observation, place: int) -> Array:
+    """What one receiver puts into a tensor of the front end."""
+    makers = {
+        "raw_iq": lambda: np.stack([observation.iq.real, observation.iq.imag]),
+        "sample_rate_hz": lambda: observation.sample_rate_hz,
+        "full_scale_dbm": lambda: observation.full_scale_dbm or 0.0,
+        "receiver_positions": lambda: [observation.latitude_deg, observation.longitude_deg, observation.altitude_m],
+        "receiver_ids": lambda: _receiver_id(observation, place),
+        "mask": lambda: True,
+    }
+    return np.asarray(makers[tensor.name](), tensor.dtype.numpy)
+
+
+def fixes(
+    answer: Mapping[str, Array], *, model: str, version: str, request_id: str, timings_ms: dict[str, float]
+) -> list[Fix]:
+    """One fix for each row; `InvalidAnswer` names the first row that is none."""
+    spec = find(model)
+    positions, sigmas = (np.asarray(answer[t.name], float) for t in spec.outputs)
+    if positions.shape != sigmas.shape or positions.shape[1:] != (2,):
+        raise InvalidAnswer(f"{model} answered {positions.shape} and {sigmas.shape}; expected (batch, 2) twice")
+    found = []
+    for row, (position, sigma) in enumerate(zip(positions, sigmas, strict=True)):
+        try:
+            fix = Fix(
+                latitude_deg=float(position[0]),
+                longitude_deg=float(position[1]),
+                sigma_north_m=float(sigma[0]),
+                sigma_east_m=float(sigma[1]),
+                model=model,
+                model_version=version,
+                request_id=request_id,
+                timings_ms=timings_ms,
+            )
+        except InvalidAnswer as error:
+            raise InvalidAnswer(f"row {row}: {error}") from error
+        found.append(fix)
+    return found
