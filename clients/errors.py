@@ -94,6 +94,7 @@ BY_STATUS: dict[str, tuple[type[RequestError], str]] = {
 def from_status(status: str, text: str, *, url: str, model: str) -> RequestError:
     """The error for a failed call of `model` at `url`, from gRPC's status code and the server's text."""
     name = status.removeprefix("StatusCode.")
+    kind: type[RequestError]
     if any(t in text for t in OVERLOAD_TEXTS):
         kind, remedy = Overloaded, "send less, or add replicas"
     elif any(t in text for t in MODEL_TEXTS):

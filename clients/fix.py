@@ -48,8 +48,8 @@ class Fix:
             )
         if abs(self.latitude_deg) > 90 or abs(self.longitude_deg) > 180 or min(numbers[2:]) < 0:
             raise InvalidAnswer(
-                f"{self.model} version {self.model_version} answered latitude {numbers[0]:g}°, longitude {numbers[1]:g}°, "
-                f"sigma {numbers[2]:g} m and {numbers[3]:g} m; expected a place on Earth: was the checkpoint exported "
+                f"{self.model} version {self.model_version} answered latitude {numbers[0]:g}°, longitude "
+                f"{numbers[1]:g}°, sigma {numbers[2]:g} m and {numbers[3]:g} m; expected a place on Earth: was the checkpoint exported "
                 "with its scaling?"
             )
 

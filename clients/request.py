@@ -1,6 +1,7 @@
 """Observations to the tensors of a served model, and its answer to fixes; everything follows the model's spec."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def _receiver_id(observation: Observation, place: int) -> int:
 
 def _values(tensor: TensorSpec, observation: Observation, place: int) -> Array:
     """What one receiver puts into a tensor of the front end."""
-    makers = {
+    makers: dict[str, Callable[[], Any]] = {
         "raw_iq": lambda: np.stack([observation.iq.real, observation.iq.imag]),
         "sample_rate_hz": lambda: observation.sample_rate_hz,
         "full_scale_dbm": lambda: observation.full_scale_dbm or 0.0,
