@@ -43,14 +43,14 @@ class Fix:
         numbers = (self.latitude_deg, self.longitude_deg, self.sigma_north_m, self.sigma_east_m)
         if not all(math.isfinite(n) for n in numbers):
             raise InvalidAnswer(
-                f"{self.model} version {self.model_version} answered {numbers}: the row held non-finite numbers, no active "
-                "receiver or a receiver id out of range"
+                f"{self.model} version {self.model_version} answered {numbers}: the row held non-finite "
+                "numbers, no active receiver or a receiver id out of range"
             )
         if abs(self.latitude_deg) > 90 or abs(self.longitude_deg) > 180 or min(numbers[2:]) < 0:
             raise InvalidAnswer(
                 f"{self.model} version {self.model_version} answered latitude {numbers[0]:g}°, longitude "
-                f"{numbers[1]:g}°, sigma {numbers[2]:g} m and {numbers[3]:g} m; expected a place on Earth: was the checkpoint exported "
-                "with its scaling?"
+                f"{numbers[1]:g}°, sigma {numbers[2]:g} m and {numbers[3]:g} m; expected a place on Earth: was the "
+                "checkpoint exported with its scaling?"
             )
 
     def ellipse(self, confidence: float = 0.95) -> Ellipse:

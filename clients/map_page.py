@@ -70,8 +70,8 @@ def render(
     shapes += [f'<circle class="fix" cx="{x:.1f}" cy="{y:.1f}" r="6"/>', _label(x, y, "fix"), *_scale_bar(frame)]
     shape = fix.ellipse(confidence)
     text = (
-        f"{fix.latitude_deg:.6f}°, {fix.longitude_deg:.6f}° · {confidence:.0%} ellipse {shape.semi_north_m:.0f} m north, "
-        f"{shape.semi_east_m:.0f} m east · {fix.model} version {fix.model_version}"
+        f"{fix.latitude_deg:.6f}°, {fix.longitude_deg:.6f}° · {confidence:.0%} ellipse "
+        f"{shape.semi_north_m:.0f} m north, {shape.semi_east_m:.0f} m east · {fix.model} version {fix.model_version}"
     )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
