@@ -1,8 +1,18 @@
 # Everything runs from a virtual environment of its own, made on first use.
 PYTHON ?= python3.11
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(CURDIR)/$(VENV)/bin
+REPOSITORY ?= model_repository
+RECORDING ?= .build/event/synthetic.sigmf-collection
+MODEL ?= locate
+MAP ?= .build/fix.html
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help
+help:
+	@echo "make demo   export the models, serve them, locate RECORDING ($(RECORDING)), print the fix"
+	@echo "make test   run the tests        make lint   ruff and mypy"
+	@echo "make bench  print the ratios     make serve  serve $(REPOSITORY) until Ctrl-C"
 
 .PHONY: setup
 setup: $(VENV)/.installed
@@ -11,6 +21,26 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+.PHONY: models
+models: setup
+	$(BIN)/rfserve-export write all --missing --repository $(REPOSITORY)
+
+.build/event/synthetic.sigmf-collection: | setup
+	$(BIN)/rfserve-client synthesize .build/event
+
+# The note is printed and drawn as long as the repository holds weights that nobody trained.
+.PHONY: demo
+demo: models $(RECORDING)
+	@$(BIN)/rfserve-export list --repository $(REPOSITORY)
+	@note=""; if $(BIN)/rfserve-export list --repository $(REPOSITORY) | grep -q untrained; then \
+	  note="The weights are untrained: this position means nothing yet. What it shows is the path."; fi; \
+	$(BIN)/rfserve-server exec --repository $(REPOSITORY) --grpc-port 0 --http-port 0 --metrics-port 0 -- \
+	  $(BIN)/rfserve-client locate $(RECORDING) --model $(MODEL) --map $(MAP) --note "$$note" && echo "$$note"
+
+.PHONY: serve
+serve: models
+	$(BIN)/rfserve-server run --repository $(REPOSITORY)
 
 # mypy does not follow the import hook of an editable install: give it the package as a folder tree.
 .build/typed/rfserve:
@@ -34,3 +64,11 @@ format: setup
 .PHONY: test
 test: setup
 	$(BIN)/python -m pytest
+
+.PHONY: bench
+bench: setup
+	$(BIN)/python tests/benchmarks/ratios.py
+
+.PHONY: clean
+clean:
+	rm -rf .build build dist *.egg-info $(REPOSITORY)/*/[0-9]* $(REPOSITORY)/*/warmup

@@ -1,5 +1,6 @@
 """The same instants from every receiver of an event."""
 
+import math
 from collections.abc import Sequence
 
 from rfserve.clients.errors import ClockNotLocked, EventError, NotSimultaneous
@@ -8,8 +9,9 @@ from rfserve.clients.recording import Recording
 from rfserve.export.spec import Axis
 from rfserve.export.spec.models.iq_features import RAW_RECEIVERS, RAW_SAMPLES
 
-# Receivers of one kind differ by parts per million; more than this is another setting.
-RATE_TOLERANCE = 0.01
+# Oscillators differ by parts per million. At 100 ppm the last of 16,384 samples is 1.6 samples off; more is another
+# setting.
+RATE_TOLERANCE = 1e-4
 FREQUENCY_TOLERANCE_HZ = 1.0
 
 
@@ -17,13 +19,17 @@ def align(recordings: Sequence[Recording], *, start_s: float = 0.0, samples: Axi
     """Cut the same instants, to the nearest sample, from every recording.
 
     The cut begins `start_s` after the last recording began and has `samples.served` samples, or as many as all of them
-    have, at least `samples.minimum`. `ClockNotLocked`, `NotSimultaneous` or `EventError` when they are not one event.
+    have, at least `samples.minimum`. What is left of half a sample at most stands in each observation's `start_ns`;
+    nothing is interpolated. `ClockNotLocked`, `NotSimultaneous` or `EventError` when they are not one event. A single
+    recording needs neither time nor lock.
     """
+    if not recordings:
+        raise EventError("got no recording; expected at least one")
     if len(recordings) > RAW_RECEIVERS.maximum:
         raise EventError(
             f"got {len(recordings)} receivers; the networks take up to {RAW_RECEIVERS.maximum}: choose some"
         )
-    if start_s < 0:
+    if not (math.isfinite(start_s) and start_s >= 0):
         raise EventError(f"got a start of {start_s} s; expected 0 or more")
     if len(recordings) == 1:
         return [_cut(recordings[0], round(start_s * recordings[0].sample_rate_hz), samples)]

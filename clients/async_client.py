@@ -1,8 +1,6 @@
 """The asynchronous client: the same requests, answers and errors as the blocking one."""
 
 import asyncio
-import time
-import uuid
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -10,15 +8,15 @@ from typing import Any
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
-from rfserve.clients import request
-from rfserve.clients.connection import Attempts, Connection, from_wire, to_wire
+from rfserve.clients.connection import READY_POLL_S, Attempts, Connection, ReadyWait, from_wire, to_wire
 from rfserve.clients.fix import Fix
 from rfserve.clients.observation import Observation
+from rfserve.clients.request import Question
 from rfserve.export.spec.tensor import Array
 
 
 class AsyncLocalizationClient:
-    """As `LocalizationClient`, for one event loop. Use it as `async with`."""
+    """As `LocalizationClient`, for one event loop. Make it inside the loop, and use it as `async with`."""
 
     def __init__(self, url: str, *, timeout_s: float, model: str = "locate", version: str = "", **tls: Any) -> None:
         self.connection = Connection(url=url, timeout_s=timeout_s, **tls)
@@ -31,21 +29,25 @@ class AsyncLocalizationClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the channel."""
         await self._client.close()
 
-    async def locate(self, observations: Sequence[Observation]) -> Fix:
+    async def locate(self, observations: Sequence[Observation], *, request_id: str | None = None) -> Fix:
         """The emitter that these receivers saw."""
-        return (await self.locate_batch([observations]))[0]
+        return (await self.locate_batch([observations], request_id=request_id))[0]
 
-    async def locate_batch(self, events: Sequence[Sequence[Observation]]) -> list[Fix]:
-        """One fix for each event, in one request."""
-        begun = time.perf_counter()
-        arrays = request.tensors(request.ensemble(self.model), events)
-        made = time.perf_counter()
-        request_id = uuid.uuid4().hex
-        answer, version = await self.infer(self.model, arrays, version=self.version, request_id=request_id)
-        timings = {"prepare": 1e3 * (made - begun), "round_trip": 1e3 * (time.perf_counter() - made)}
-        return request.fixes(answer, model=self.model, version=version, request_id=request_id, timings_ms=timings)
+    async def locate_batch(
+        self, events: Sequence[Sequence[Observation]], *, request_id: str | None = None
+    ) -> list[Fix]:
+        """One fix for each event, in one request; `InvalidAnswer` names every event that got none."""
+        question = Question(self.model, events, request_id)
+        answer, version = await self.infer(
+            self.model, question.arrays, version=self.version, request_id=question.request_id
+        )
+        return question.fixes(answer, version)
 
     async def infer(
         self, model: str, arrays: Mapping[str, Array], *, version: str = "", request_id: str = ""
@@ -65,3 +67,15 @@ class AsyncLocalizationClient:
             else:
                 return from_wire(model, result)
         raise attempts.expired(model)
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Wait until the model is ready; `ModelUnavailable` or the last `RequestError` when it is not in time."""
+        wait = ReadyWait(self.connection, self.model, timeout_s)
+        for look_s in wait.looks_s():
+            try:
+                if await self._client.is_model_ready(self.model, self.version, client_timeout=look_s):
+                    return
+            except InferenceServerException as error:
+                wait.not_yet(error)
+            await asyncio.sleep(READY_POLL_S)
+        raise wait.problem

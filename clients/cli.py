@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from rfserve.export.spec import ENSEMBLES, RfserveError
 from rfserve.export.spec.models.iq_features import RAW_SAMPLES
 from rfserve.export.spec.models.mel_features import MEL_RAW_SAMPLES
 
+DEFAULT_URL = os.environ.get("RFSERVE_URL", "127.0.0.1:8001")
 MEAN_RADIUS_M = 6_371_008.8
 
 
@@ -142,7 +144,9 @@ def _parser() -> argparse.ArgumentParser:
     infer.set_defaults(run=_infer)
 
     for command in (locate, infer):
-        command.add_argument("--url", default="127.0.0.1:8001", help="gRPC address (default: %(default)s)")
+        command.add_argument(
+            "--url", default=DEFAULT_URL, help="gRPC address (default: RFSERVE_URL, else 127.0.0.1:8001)"
+        )
         command.add_argument("--timeout-s", type=float, default=10.0, help="default: %(default)s")
 
     synthesize = commands.add_parser("synthesize", help="write a small synthetic SigMF event with its truth")

@@ -1,7 +1,6 @@
 """The blocking client: observations to fixes over gRPC."""
 
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -9,21 +8,20 @@ from typing import Any
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from rfserve.clients import request
-from rfserve.clients.connection import Attempts, Connection, from_wire, to_wire
-from rfserve.clients.errors import ModelUnavailable, RequestError, ServerUnavailable
+from rfserve.clients.connection import READY_POLL_S, Attempts, Connection, ReadyWait, from_wire, to_wire
+from rfserve.clients.errors import ModelUnavailable
 from rfserve.clients.fix import Fix
 from rfserve.clients.observation import Observation
+from rfserve.clients.request import Question
 from rfserve.export.spec.tensor import Array
-
-READY_POLL_S = 0.2
 
 
 class LocalizationClient:
     """Asks one server for fixes; safe to use from several threads.
 
-    `timeout_s` is the deadline of a call, retries included. Further options are those of `Connection` (TLS).
-    Methods raise the errors of `rfserve.clients.errors`.
+    `timeout_s` is the deadline of a call, retries included. An empty `version` takes the newest that is served. Further
+    options are those of `Connection` (TLS). Methods raise the errors of `rfserve.clients.errors`, and `TensorError` for
+    tensors that do not fit the model's spec, before anything is sent.
     """
 
     def __init__(self, url: str, *, timeout_s: float, model: str = "locate", version: str = "", **tls: Any) -> None:
@@ -43,19 +41,15 @@ class LocalizationClient:
         """Close the channel."""
         self._client.close()
 
-    def locate(self, observations: Sequence[Observation]) -> Fix:
+    def locate(self, observations: Sequence[Observation], *, request_id: str | None = None) -> Fix:
         """The emitter that these receivers saw, from the same instants (see `alignment.align`)."""
-        return self.locate_batch([observations])[0]
+        return self.locate_batch([observations], request_id=request_id)[0]
 
-    def locate_batch(self, events: Sequence[Sequence[Observation]]) -> list[Fix]:
-        """One fix for each event, in one request."""
-        begun = time.perf_counter()
-        arrays = request.tensors(request.ensemble(self.model), events)
-        made = time.perf_counter()
-        request_id = uuid.uuid4().hex
-        answer, version = self.infer(self.model, arrays, version=self.version, request_id=request_id)
-        timings = {"prepare": 1e3 * (made - begun), "round_trip": 1e3 * (time.perf_counter() - made)}
-        return request.fixes(answer, model=self.model, version=version, request_id=request_id, timings_ms=timings)
+    def locate_batch(self, events: Sequence[Sequence[Observation]], *, request_id: str | None = None) -> list[Fix]:
+        """One fix for each event, in one request; `InvalidAnswer` names every event that got none."""
+        question = Question(self.model, events, request_id)
+        answer, version = self.infer(self.model, question.arrays, version=self.version, request_id=question.request_id)
+        return question.fixes(answer, version)
 
     def infer(
         self, model: str, arrays: Mapping[str, Array], *, version: str = "", request_id: str = ""
@@ -89,15 +83,12 @@ class LocalizationClient:
 
     def wait_ready(self, timeout_s: float) -> None:
         """Wait until the model is ready; `ModelUnavailable` or the last `RequestError` when it is not in time."""
-        deadline = time.monotonic() + timeout_s
-        last: RequestError = ModelUnavailable(
-            f"{self.model} at {self.connection.url} is not ready after {timeout_s:g} s; see the server's log"
-        )
-        while time.monotonic() < deadline:
+        wait = ReadyWait(self.connection, self.model, timeout_s)
+        for look_s in wait.looks_s():
             try:
-                if self.is_ready():
+                if self._client.is_model_ready(self.model, self.version, client_timeout=look_s):
                     return
-            except ServerUnavailable as error:
-                last = error
+            except InferenceServerException as error:
+                wait.not_yet(error)
             time.sleep(READY_POLL_S)
-        raise last
+        raise wait.problem

@@ -78,8 +78,8 @@ class InvalidAnswer(RequestError):
 
 # Triton answers a full queue with UNAVAILABLE too; it must not be taken for a server that is away.
 OVERLOAD_TEXTS = ("Exceeds maximum queue size", "Request timeout expired")
-MODEL_TEXTS = ("unknown model", "is not ready", "no available versions", "not found")
-RESTRICTED_TEXT = "restricted"
+MODEL_TEXTS = ("unknown model", "is not ready", "is not at ready state", "no available versions")
+RESTRICTED_TEXT = "protocol is restricted"
 
 BY_STATUS: dict[str, tuple[type[RequestError], str]] = {
     "UNAVAILABLE": (ServerUnavailable, "start a server with `rfserve-server run`, or give the right address"),

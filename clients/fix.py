@@ -6,10 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rfserve.clients.errors import InvalidAnswer
+from rfserve.clients.geodesy import cut_at_antimeridian, metres_per_degree
 
-# WGS 84: semi-major axis and first eccentricity squared.
-WGS84_A_M = 6_378_137.0
-WGS84_E2 = 6.694379990141e-3
 RING_POINTS = 72
 
 
@@ -68,23 +66,29 @@ class Fix:
     def ring(self, confidence: float = 0.95) -> list[tuple[float, float]]:
         """The ellipse as (longitude, latitude) points, counter-clockwise and closed.
 
-        Metres become degrees by the ellipsoid's radii of curvature at the fix; longitudes may pass 180.
+        Metres become degrees by the ellipsoid's radii of curvature at the fix, which holds for ellipses up to some
+        hundred kilometres; larger ones end at the poles and after half a turn. Longitudes may pass ±180.
         """
         shape = self.ellipse(confidence)
-        sine = math.sin(math.radians(self.latitude_deg))
-        meridian_m = WGS84_A_M * (1 - WGS84_E2) / (1 - WGS84_E2 * sine**2) ** 1.5
-        parallel_m = WGS84_A_M / math.sqrt(1 - WGS84_E2 * sine**2) * math.cos(math.radians(self.latitude_deg))
+        north_m, east_m = metres_per_degree(self.latitude_deg)
         points = []
         for step in range(RING_POINTS):
             angle = 2 * math.pi * step / RING_POINTS
-            north = math.degrees(shape.semi_north_m * math.sin(angle) / meridian_m)
-            east = math.degrees(shape.semi_east_m * math.cos(angle) / max(parallel_m, 1.0))
+            north = shape.semi_north_m * math.sin(angle) / north_m
+            east = min(shape.semi_east_m / east_m, 180.0) * math.cos(angle)
             points.append((self.longitude_deg + east, max(-90.0, min(90.0, self.latitude_deg + north))))
         return [*points, points[0]]
 
     def to_geojson(self, confidence: float = 0.95) -> dict[str, Any]:
-        """A FeatureCollection (RFC 7946): the fix as a Point, its ellipse as a Polygon."""
+        """A FeatureCollection (RFC 7946): the fix as a Point, its ellipse as a Polygon.
+
+        An ellipse across the antimeridian is a MultiPolygon of two, as the RFC asks.
+        """
         properties = self.to_dict()
+        rings = [[[list(p) for p in ring]] for ring in cut_at_antimeridian(self.ring(confidence))]
+        ellipse: dict[str, Any] = {"type": "Polygon", "coordinates": rings[0]}
+        if len(rings) > 1:
+            ellipse = {"type": "MultiPolygon", "coordinates": rings}
         features = [
             {
                 "type": "Feature",
@@ -93,7 +97,7 @@ class Fix:
             },
             {
                 "type": "Feature",
-                "geometry": {"type": "Polygon", "coordinates": [[list(p) for p in self.ring(confidence)]]},
+                "geometry": ellipse,
                 "properties": {"confidence": confidence},
             },
         ]

@@ -5,11 +5,33 @@ import math
 from collections.abc import Sequence
 
 from rfserve.clients.fix import Fix
+from rfserve.clients.geodesy import unwrapped
 from rfserve.clients.observation import Observation
 
 WIDTH, HEIGHT, MARGIN = 900, 640, 60
 METRES_PER_DEGREE = 111_195.0  # of a great circle on the mean sphere
-GRID_STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 45)
+GRID_STEPS = (
+    0.00002,
+    0.00005,
+    0.0001,
+    0.0002,
+    0.0005,
+    0.001,
+    0.002,
+    0.005,
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1,
+    2,
+    5,
+    10,
+    20,
+    45,
+)
 
 STYLE = """
 body{margin:0;font:15px/1.45 system-ui,sans-serif;color:#1d2733;background:#f4f6f8}
@@ -27,7 +49,7 @@ class Frame:
     """Degrees to pixels, with a degree of longitude as much shorter as it is on the ground."""
 
     def __init__(self, points: Sequence[tuple[float, float]]) -> None:
-        longitudes, latitudes = [p[0] for p in points], [p[1] for p in points]
+        longitudes, latitudes = [unwrapped(p[0], points[0][0]) for p in points], [p[1] for p in points]
         self.longitude = (min(longitudes) + max(longitudes)) / 2
         self.latitude = (min(latitudes) + max(latitudes)) / 2
         self.shrink = max(math.cos(math.radians(self.latitude)), 0.05)
@@ -37,7 +59,7 @@ class Frame:
 
     def xy(self, longitude: float, latitude: float) -> tuple[float, float]:
         """Pixel coordinates."""
-        x = WIDTH / 2 + (longitude - self.longitude) * self.shrink * self.pixels_per_degree
+        x = WIDTH / 2 + (unwrapped(longitude, self.longitude) - self.longitude) * self.shrink * self.pixels_per_degree
         return x, HEIGHT / 2 - (latitude - self.latitude) * self.pixels_per_degree
 
     def spans(self) -> tuple[float, float, float, float]:
@@ -104,9 +126,11 @@ def _grid(frame: Frame) -> list[str]:
     digits = max(0, -math.floor(math.log10(step)))
     shapes = []
     for i in range(math.ceil(west / step), math.floor(east / step) + 1):
-        x, _ = frame.xy(i * step, frame.latitude)
+        x = (i * step - west) / (east - west) * WIDTH
         shapes.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{HEIGHT}"/>')
-        shapes.append(f'<text class="axis" x="{x + 3:.1f}" y="{HEIGHT - 6}">{i * step:.{digits}f}°</text>')
+        shapes.append(
+            f'<text class="axis" x="{x + 3:.1f}" y="{HEIGHT - 6}">{unwrapped(i * step, 0):.{digits}f}°</text>'
+        )
     for i in range(math.ceil(south / step), math.floor(north / step) + 1):
         _, y = frame.xy(frame.longitude, i * step)
         shapes.append(f'<line class="grid" x1="0" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')

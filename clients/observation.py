@@ -13,9 +13,11 @@ from rfserve.clients.errors import ObservationError, PositionInvalid
 def check_position(name: str, latitude_deg: float, longitude_deg: float) -> None:
     """`PositionInvalid` unless this can be where a receiver stands."""
     if not (abs(latitude_deg) <= 90 and abs(longitude_deg) <= 180):
+        swapped = abs(longitude_deg) <= 90 and abs(latitude_deg) <= 180
+        hint = "they look swapped: " if swapped else ""
         raise PositionInvalid(
             f"{name}: got latitude {latitude_deg:g}°, longitude {longitude_deg:g}°; expected -90 to 90 and -180 to 180 "
-            "(SigMF writes [longitude, latitude])"
+            f"({hint}SigMF writes [longitude, latitude])"
         )
     if latitude_deg == 0 and longitude_deg == 0:
         raise PositionInvalid(
@@ -57,6 +59,8 @@ class Observation:
             raise ObservationError(f"{self.name}: {bad} of {iq.size} samples are not finite; cut them out")
         if not (math.isfinite(self.sample_rate_hz) and self.sample_rate_hz > 0):
             raise ObservationError(f"{self.name}: got sample rate {self.sample_rate_hz} Hz; expected above 0")
+        if not (math.isfinite(self.center_frequency_hz) and self.center_frequency_hz >= 0):
+            raise ObservationError(f"{self.name}: got centre frequency {self.center_frequency_hz} Hz; expected from 0")
         if not math.isfinite(self.altitude_m) or not math.isfinite(self.full_scale_dbm or 0.0):
             raise ObservationError(f"{self.name}: altitude and full scale must be finite")
         if self.receiver_id is not None and self.receiver_id < 0:

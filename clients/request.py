@@ -1,5 +1,7 @@
 """Observations to the tensors of a served model, and its answer to fixes; everything follows the model's spec."""
 
+import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +12,23 @@ from rfserve.clients.fix import Fix
 from rfserve.clients.observation import Observation
 from rfserve.export.spec import ENSEMBLES, EnsembleSpec, TensorError, TensorSpec, find
 from rfserve.export.spec.tensor import Array
+
+
+class Question:
+    """Observations of some events, made into one request of an ensemble, and how its answer becomes their fixes."""
+
+    def __init__(self, model: str, events: Sequence[Sequence[Observation]], request_id: str | None) -> None:
+        begun = time.perf_counter()
+        self.model = model
+        self.request_id = request_id or uuid.uuid4().hex
+        self.arrays = tensors(ensemble(model), events)
+        self._made = time.perf_counter()
+        self._prepare_ms = 1e3 * (self._made - begun)
+
+    def fixes(self, answer: Mapping[str, Array], version: str) -> list[Fix]:
+        """One fix for each event, with the time since the request was made as its round trip."""
+        timings = {"prepare": self._prepare_ms, "round_trip": 1e3 * (time.perf_counter() - self._made)}
+        return fixes(answer, model=self.model, version=version, request_id=self.request_id, timings_ms=timings)
 
 
 def ensemble(model: str) -> EnsembleSpec:
@@ -75,12 +94,13 @@ def _values(tensor: TensorSpec, observation: Observation, place: int) -> Array:
 def fixes(
     answer: Mapping[str, Array], *, model: str, version: str, request_id: str, timings_ms: dict[str, float]
 ) -> list[Fix]:
-    """One fix for each row; `InvalidAnswer` names the first row that is none."""
+    """One fix for each row; `InvalidAnswer` names every row that is none."""
     spec = find(model)
     positions, sigmas = (np.asarray(answer[t.name], float) for t in spec.outputs)
     if positions.shape != sigmas.shape or positions.shape[1:] != (2,):
         raise InvalidAnswer(f"{model} answered {positions.shape} and {sigmas.shape}; expected (batch, 2) twice")
-    found = []
+    found: list[Fix] = []
+    problems = []
     for row, (position, sigma) in enumerate(zip(positions, sigmas, strict=True)):
         try:
             fix = Fix(
@@ -94,6 +114,9 @@ def fixes(
                 timings_ms=timings_ms,
             )
         except InvalidAnswer as error:
-            raise InvalidAnswer(f"row {row}: {error}") from error
-        found.append(fix)
+            problems.append(f"row {row}: {error}")
+        else:
+            found.append(fix)
+    if problems:
+        raise InvalidAnswer(f"{len(problems)} of {len(positions)} rows hold no fix: {'; '.join(problems)}")
     return found

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from sigmf.sigmffile import SigMFFile
 
 from rfserve.clients.errors import ClientError
+from rfserve.clients.geodesy import metres_per_degree
 from rfserve.export.spec.models.iq_features import RAW_RECEIVERS, RAW_SAMPLES
 
 SPEED_OF_LIGHT_M_S = 299_792_458.0
-METRES_PER_DEGREE = 111_195.0  # of a great circle on the mean sphere
+ROLL_OFF = 0.25
 FULL_SCALE = 32767
 START = "2026-01-01T12:00:00.000000000Z"
 EMITTER_DEG = (45.07, 7.69)
@@ -23,10 +24,10 @@ EMITTER_DEG = (45.07, 7.69)
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticEvent:
-    """What to make. The emitter sends QPSK symbols with a root-raised-cosine-like spectrum, seeded.
+    """What to make. The emitter sends seeded QPSK symbols, shaped by a root raised cosine into `bandwidth_hz`.
 
-    `snr_db` is that of the nearest receiver; the others' follow free-space loss (20 dB a decade of distance).
-    `offset_hz` is the greatest error of a receiver's oscillator at the centre frequency.
+    `snr_db` is that of the nearest receiver, over the whole sampled band; the others' follow free-space loss (20 dB a
+    decade of distance). `offset_hz` is the greatest error of a receiver's oscillator at the centre frequency.
     """
 
     receivers: int = 4
@@ -44,6 +45,14 @@ class SyntheticEvent:
             raise ClientError(f"receivers: got {self.receivers}; expected 1 to {RAW_RECEIVERS.maximum}")
         if self.samples < RAW_SAMPLES.minimum:
             raise ClientError(f"samples: got {self.samples}; expected at least {RAW_SAMPLES.minimum}")
+        if self.seed < 0:
+            raise ClientError(f"seed: got {self.seed}; expected 0 or more")
+        if not 0 < self.bandwidth_hz <= self.sample_rate_hz:
+            raise ClientError(
+                f"bandwidth: got {self.bandwidth_hz:g} Hz; expected up to the sample rate, {self.sample_rate_hz:g} Hz"
+            )
+        if not self.radius_m > 0:
+            raise ClientError(f"radius: got {self.radius_m} m; expected above 0")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,12 +77,11 @@ def receive(event: SyntheticEvent) -> list[Reception]:
     distances = event.radius_m * rng.uniform(0.4, 1.0, event.receivers)
     offsets = rng.uniform(-event.offset_hz, event.offset_hz, event.receivers)
     nearest = float(distances.min())
+    north_m, east_m = metres_per_degree(EMITTER_DEG[0])
     received = []
     for number, (angle, distance, offset) in enumerate(zip(angles, distances, offsets, strict=True), start=1):
-        latitude = EMITTER_DEG[0] + distance * math.sin(angle) / METRES_PER_DEGREE
-        longitude = EMITTER_DEG[1] + distance * math.cos(angle) / METRES_PER_DEGREE / math.cos(
-            math.radians(EMITTER_DEG[0])
-        )
+        latitude = EMITTER_DEG[0] + distance * math.sin(angle) / north_m
+        longitude = EMITTER_DEG[1] + distance * math.cos(angle) / east_m
         snr_db = event.snr_db - 20 * math.log10(distance / nearest)
         delay = float(distance) / SPEED_OF_LIGHT_M_S
         signal = _delayed(spectrum, delay, event) * 10 ** (snr_db / 20)
@@ -98,31 +106,41 @@ def receive(event: SyntheticEvent) -> list[Reception]:
 
 
 def write(event: SyntheticEvent, folder: Path) -> Path:
-    """Write the event as a SigMF collection with `truth.json` beside it; the collection's path."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the event as a SigMF collection with `truth.json` beside it; the collection's path.
+
+    Files of an earlier event are replaced. `ClientError` when the folder cannot be written.
+    """
     received = receive(event)
-    streams = [_write_recording(folder, event, r) for r in received]
     collection = folder / "synthetic.sigmf-collection"
-    content = {"core:version": "1.2.0", "core:description": "synthetic event, made by rfserve", "core:streams": streams}
-    collection.write_text(json.dumps({"collection": content}, indent=2) + "\n")
-    (folder / "truth.json").write_text(json.dumps(_truth(event, received), indent=2) + "\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        streams = [_write_recording(folder, event, r) for r in received]
+        content = {"core:version": "1.2.0", "core:description": "synthetic event, made by rfserve"}
+        text = json.dumps({"collection": content | {"core:streams": streams}}, indent=2)
+        collection.write_text(text + "\n")
+        (folder / "truth.json").write_text(json.dumps(_truth(event, received), indent=2) + "\n")
+    except OSError as error:
+        raise ClientError(f"cannot write the event to {folder}: {error}") from error
     return collection
 
 
 def _emission(event: SyntheticEvent, rng: np.random.Generator) -> NDArray[np.complex128]:
-    """The spectrum of unit-power QPSK, band-limited to `bandwidth_hz` with raised-cosine edges."""
-    symbols = rng.choice([1, -1, 1j, -1j], event.samples)
-    frequency = np.abs(np.fft.fftfreq(event.samples, 1 / event.sample_rate_hz))
-    edge = event.bandwidth_hz / 2
-    shape = np.clip((1.2 * edge - frequency) / (0.4 * edge), 0, 1)
-    spectrum: NDArray[np.complex128] = np.fft.fft(symbols) * np.sin(np.pi / 2 * shape)
+    """The spectrum of unit-power QPSK with root-raised-cosine edges (cos of half the raised cosine's angle)."""
+    # A whole number of symbols, so that the emission repeats without a seam.
+    count = round(event.samples * event.bandwidth_hz / (1 + ROLL_OFF) / event.sample_rate_hz)
+    symbols = rng.choice([1, 1j, -1, -1j], count)
+    # Impulses between samples: their spectrum is that of the symbols, repeated.
+    bins = np.fft.fftfreq(event.samples, 1 / event.samples).astype(int)
+    in_symbol_rates = np.abs(bins) / count
+    shape = np.clip((in_symbol_rates - (1 - ROLL_OFF) / 2) / ROLL_OFF, 0, 1)
+    spectrum: NDArray[np.complex128] = np.fft.fft(symbols)[bins % count] * np.cos(np.pi / 2 * shape)
     power = np.mean(np.abs(np.fft.ifft(spectrum)) ** 2)
     return spectrum / math.sqrt(power)
 
 
 def _delayed(spectrum: NDArray[np.complex128], delay_s: float, event: SyntheticEvent) -> NDArray[np.complex128]:
-    """The emission after a delay of any fraction of a sample, by the shift theorem."""
-    frequency = np.fft.fftfreq(event.samples, 1 / event.sample_rate_hz)
+    """The emission after a delay of any fraction of a sample, by the shift theorem, the carrier's phase included."""
+    frequency = event.center_frequency_hz + np.fft.fftfreq(event.samples, 1 / event.sample_rate_hz)
     return np.fft.ifft(spectrum * np.exp(-2j * np.pi * frequency * delay_s))
 
 
@@ -159,9 +177,11 @@ def _truth(event: SyntheticEvent, received: list[Reception]) -> dict[str, Any]:
         "receivers": [
             {
                 "id": r.name,
+                "recording": f"synthetic_{r.name}",
                 "lat": r.latitude_deg,
                 "lon": r.longitude_deg,
                 "distance_km": r.distance_m / 1000,
+                "delay_us": r.delay_s * 1e6,
                 "snr_db": r.snr_db,
                 "carrier_offset_hz": r.offset_hz,
             }

@@ -1,7 +1,9 @@
 """`rfserve-server`: run a tritonserver on this machine."""
 
 import argparse
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,19 +14,22 @@ from rfserve.server.errors import ServerError
 from rfserve.server.options import CONFIGS, ServerOptions
 from rfserve.server.process import TritonServer
 
+URL_VARIABLE = "RFSERVE_URL"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until stopped; tritonserver's exit code, or 1 with the reason on stderr."""
     options = _parser().parse_args(arguments)
     try:
-        return _run(options)
+        done: int = options.command(options)
+        return done
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def _run(options: argparse.Namespace) -> int:
-    server = TritonServer(
+def _server(options: argparse.Namespace) -> TritonServer:
+    return TritonServer(
         ServerOptions(
             repository=options.repository,
             config=options.config,
@@ -35,9 +40,23 @@ def _run(options: argparse.Namespace) -> int:
             models=tuple(options.model),
             load_timeout_s=options.load_timeout_s,
             log_file=options.log_file,
-            extra_arguments=tuple(options.extra),
+            extra_arguments=tuple(options.argument),
         )
     )
+
+
+def _exec(options: argparse.Namespace) -> int:
+    """Serve while one command runs; its exit code."""
+    with _server(options) as server:
+        environment = dict(os.environ) | {URL_VARIABLE: server.grpc_url}
+        try:
+            return subprocess.run(options.program, env=environment, check=False).returncode
+        except OSError as error:
+            raise ServerError(f"cannot run {options.program[0]}: {error}") from error
+
+
+def _run(options: argparse.Namespace) -> int:
+    server = _server(options)
 
     def forward(number: int, _: FrameType | None) -> None:
         # While models load there is nothing to finish: leave through the clean-up of start().
@@ -67,6 +86,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rfserve-server", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="serve a model repository until SIGTERM or Ctrl-C")
+    run.set_defaults(command=_run)
+    during = commands.add_parser("exec", help=f"serve while a command runs, with the gRPC address in {URL_VARIABLE}")
+    during.set_defaults(command=_exec)
+    for command in (run, during):
+        _add_options(command)
+    during.add_argument("program", nargs="+", metavar="COMMAND", help="after --, with its arguments")
+    return parser
+
+
+def _add_options(run: argparse.ArgumentParser) -> None:
     run.add_argument("--repository", type=Path, default=Path("model_repository"), help="default: %(default)s")
     run.add_argument("--config", choices=CONFIGS, default="cpu", help="which configs/NAME.pbtxt (default: %(default)s)")
     run.add_argument("--address", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -76,8 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--model", action="append", default=[], help="serve only this one (again for more)")
     run.add_argument("--load-timeout-s", type=float, default=300.0, help="default: %(default)s")
     run.add_argument("--log-file", type=Path, help="keep tritonserver's log there")
-    run.add_argument("extra", nargs="*", metavar="-- ARGUMENT", help="further arguments for tritonserver")
-    return parser
+    run.add_argument(
+        "--argument", action="append", default=[], help="further argument for tritonserver (as --argument=--x=y)"
+    )
 
 
 if __name__ == "__main__":

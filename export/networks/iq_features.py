@@ -33,6 +33,8 @@ class IqFeatures(nn.Module):
     other. Samples beyond the last multiple of 256 count for the mean power only.
     """
 
+    sample: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.spectrum = ShortTimeSpectrum()

@@ -25,6 +25,11 @@ class MelFeatures(nn.Module):
     -80 everywhere and that no absolute floor (`amin`) hides weak recordings.
     """
 
+    filters: Tensor
+    window: Tensor
+    frame: Tensor
+    sample: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         points = MEL_FFT_SAMPLES
@@ -60,6 +65,7 @@ class MelFeatures(nn.Module):
         starts = torch.div(self.frame * (2 * span) + (MEL_FRAMES - 1), 2 * (MEL_FRAMES - 1), rounding_mode="floor")
         picked = channels.index_select(-1, (starts + self.sample).flatten())
         frames = picked.reshape(-1, 1, MEL_FFT_SAMPLES) * self.window
+        re: Tensor
         re, im = self.dft(torch.cat([frames, torch.zeros_like(frames)], 1))
         half = MEL_FFT_SAMPLES // 2 + 1
         return re[:, :half] ** 2 + im[:, :half] ** 2

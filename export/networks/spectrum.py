@@ -29,6 +29,11 @@ class Dft(nn.Module):
     b. The multiplications fall from n² to n·(rows + columns).
     """
 
+    first: Tensor
+    second: Tensor
+    cosine: Tensor
+    sine: Tensor
+
     def __init__(self, *, rows: int, columns: int) -> None:
         super().__init__()
         self.rows, self.columns, self.points = rows, columns, rows * columns

@@ -13,17 +13,19 @@ HOP = SEGMENT // 2
 # strongest 4 % of the bins reach, which the main lobes of one or two carriers do not fill.
 PASSBAND_DB = 50.0
 REFERENCE_BINS = SEGMENT // 25 + 1
+# Bins more than 7 dB below the floor are the filter's skirts: they count neither for the floor nor for the bandwidth.
+SKIRT = 5.0
 # Half the main lobe of the window is 4 bins; one more for a carrier between two.
 LOBE = 5
 # Segments up to 4 dB above the quiet ones count fully, from 6 dB not at all. The slope keeps the result continuous.
-QUIET_QUANTILE = 0.1
+QUIET_QUANTILE = 0.05
 QUIET_DB, LOUD_DB = 4.0, 6.0
 # A carrier: 10 dB above the noise in its bin, half of the signal's power, coherent over half of the recording.
 CARRIER_OVER_NOISE = 10.0
 CARRIER_SHARE = 0.5
 CARRIER_COHERENCE = 0.5
-# Spectral parts below this multiple of the noise are taken for noise by the centroid.
-CENTROID_OVER_NOISE = 2.0
+# Spectral parts below this multiple of the noise are taken for noise by the centroid: three averages reach 3.3 by chance.
+CENTROID_OVER_NOISE = 4.0
 ZOOM = 1024
 TINY = 1e-300
 NEPER = 10 / math.log(10)
@@ -35,6 +37,8 @@ class ShortTimeSpectrum(nn.Module):
     Scaled so that the power of a bin is a density: its sum over the bins, times the bin width, is the power
     (Welch, IEEE Trans. Audio Electroacoust. 15 (1967), in cycles per sample).
     """
+
+    window: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,12 +61,14 @@ class NoiseFloor(nn.Module):
     1. Passband: the time average of the logarithm of the density, which bursts hardly move, within 50 dB of what its
        strongest 4 % reach. A channel filter's stop band (KiwiSDR: 60 dB down) is left out that way.
     2. Quiet time: segments by their mean logarithm over the passband without the strongest line. Those near the
-       lowest tenth count (minimum statistics, Martin, IEEE Trans. Speech Audio Process. 9 (2001), with levels kept so
+       lowest twentieth count (minimum statistics, Martin, IEEE Trans. Speech Audio Process. 9 (2001), with levels kept so
        close that stationary noise counts entirely, and needs no bias correction).
     3. Median over those bins of the quiet time's mean density, so that other lines in less than half of the passband
        do not count, divided by the median of a chi-squared variable of as many degrees (Wilson and Hilferty, PNAS 17
        (1931)).
     """
+
+    bin: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,9 +89,10 @@ class NoiseFloor(nn.Module):
         quiet = self._quiet((logarithm * share.unsqueeze(1)).sum(-1) / count)
         weight = quiet / quiet.sum(-1, keepdim=True)
         floor = (density * weight.unsqueeze(-1)).sum(1)
-        median = masked_median(floor, noisy, count)
+        rough = masked_median(floor, noisy)
+        held = floor >= rough.unsqueeze(-1) / SKIRT
         averages = 1 / weight.square().sum(-1)
-        return median / (1 - 1 / (9 * averages)) ** 3, passband, peak
+        return masked_median(floor, noisy & held) / (1 - 1 / (9 * averages)) ** 3, passband & held, peak
 
     def _quiet(self, level: Tensor) -> Tensor:
         """Level of each segment in nepers of power, (n, segments), to its weight, 0 to 1."""
@@ -107,6 +114,9 @@ class FrequencyOffset(nn.Module):
     Audio Signal Processing, "Quadratic interpolation of spectral peaks"); the peak bin resolves the ambiguity.
     """
 
+    cycles: Tensor
+    around: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.dft = Dft(rows=32, columns=ZOOM // 32)
@@ -114,7 +124,7 @@ class FrequencyOffset(nn.Module):
         self.register_buffer("cycles", torch.where(cycles < 0.5, cycles, cycles - 1), persistent=False)
         self.register_buffer("around", torch.tensor([[ZOOM - 1, 0, 1]]), persistent=False)
 
-    def forward(
+    def forward(  # noqa: PLR0917
         self, re: Tensor, im: Tensor, mean: Tensor, noise: Tensor, passband: Tensor, peak: Tensor, power: Tensor
     ) -> Tensor:
         """Offsets in cycles a sample, (n), of spectra (n, segments, 512); `mean`, `noise`, `passband`, `peak`: of them.
@@ -159,11 +169,11 @@ class FrequencyOffset(nn.Module):
         return place - (place >= 0.5).to(place.dtype), height / energy.clamp(min=TINY)
 
 
-def masked_median(values: Tensor, kept: Tensor, count: Tensor) -> Tensor:
-    """The median over the last axis of the `count` (n, 1) values that are `kept`; (n, bins) to (n)."""
+def masked_median(values: Tensor, kept: Tensor) -> Tensor:
+    """The median over the last axis of the values that are `kept`, at least one; (n, bins) to (n)."""
     last = torch.full_like(values, torch.inf)
     ascending = torch.where(kept, values, last).sort(-1).values
-    size = count.to(torch.int64)
+    size = kept.to(torch.int64).sum(-1, keepdim=True)
     low = ascending.gather(-1, torch.div(size - 1, 2, rounding_mode="floor"))
     high = ascending.gather(-1, torch.div(size, 2, rounding_mode="floor"))
     return ((low + high) / 2).squeeze(-1)

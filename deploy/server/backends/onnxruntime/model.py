@@ -1,7 +1,7 @@
 """Triton's `onnxruntime` backend, in Python, for the server that pip installs.
 
 It takes the stock backend's configuration: `instance_group`, and as `parameters` the thread counts, the CUDA options,
-`execution_mode`, `enable_mem_arena` and `enable_mem_pattern`. It runs in the server's own process tree, without rfserve.
+`execution_mode`, `enable_mem_arena` and `enable_mem_pattern`. It needs nothing of rfserve.
 """
 
 import json
@@ -111,10 +111,7 @@ class TritonPythonModel:
             begin += rows
 
     def _run(self, parts: list[dict[str, Array]]) -> list[Array]:
-        if len(parts) == 1:
-            feed = parts[0]
-        else:
-            feed = {n: np.concatenate([p[n] for p in parts]) for n in self.inputs}
+        feed = parts[0] if len(parts) == 1 else {n: np.concatenate([p[n] for p in parts]) for n in self.inputs}
         found: list[Array] = self.session.run(self.outputs, feed)
         return found
 
@@ -128,6 +125,8 @@ def _session_options(parameters: dict[str, str]) -> Any:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
     options.enable_cpu_mem_arena = parameters.get("enable_mem_arena", "1") not in {"0", "false"}
     options.enable_mem_pattern = parameters.get("enable_mem_pattern", "1") not in {"0", "false"}
+    # Threads may spin within a run, but after it they would take the cores from the server and from other models.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     for key, value in parameters.items():
         if key.startswith("session."):
             options.add_session_config_entry(key, value)

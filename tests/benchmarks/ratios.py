@@ -1,0 +1,181 @@
+"""`make bench`: every speed claim as a ratio of two things measured in one run, alternately."""
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import tritonclient.grpc.aio as triton
+from torch import Tensor
+
+from rfserve.clients.client import LocalizationClient
+from rfserve.clients.connection import to_wire
+from rfserve.export import onnx_file
+from rfserve.export.networks.heimdall_net import HeimdallNet
+from rfserve.export.networks.iq_encoder import TimeConv
+from rfserve.export.publication import Built, Source, build_network, publish
+from rfserve.export.repository import Repository
+from rfserve.export.spec import GRAPHS, example
+from rfserve.server.process import ServerOptions, TritonServer
+
+THREADS = 2
+CONCURRENCY = 8
+REQUESTS = 240
+BLOCK = 5
+PAUSE_S = 0.25
+
+
+def medians_ms(*functions: Callable[[], object], rounds: int) -> list[float]:
+    """Median time of each, in ms; the functions take turns, so that noise meets all of them.
+
+    A turn is a block with a pause before it and two runs that do not count: thread pools spin for a while after their
+    work, and would take the cores from the next function.
+    """
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(rounds // BLOCK):
+        for index, function in enumerate(functions):
+            time.sleep(PAUSE_S)
+            for run in range(BLOCK + 2):
+                begun = time.perf_counter()
+                function()
+                if run >= 2:
+                    times[index].append(1e3 * (time.perf_counter() - begun))
+    return [statistics.median(t) for t in times]
+
+
+def show(name: str, value: float, target: str, detail: str) -> None:
+    print(f"{name:58} {value:8.2f}   {target:14} {detail}", flush=True)
+
+
+def heimdall_loop(network: HeimdallNet, iq: Tensor, features: Tensor, positions: Tensor, ids: Tensor) -> Tensor:
+    """HeimdallNet as Heimdall 1.0 runs it: one receiver after the other, the calibration picked by `.item()`."""
+    rows = []
+    for b in range(iq.shape[0]):
+        encoded = [
+            network.receiver_encoder(iq[b, i : i + 1], features[b, i : i + 1], torch.tensor([int(ids[b, i].item())]))
+            for i in range(iq.shape[1])
+        ]
+        rows.append(torch.cat(encoded))
+    mask = torch.ones(iq.shape[:2], dtype=torch.bool)
+    joined = [network.set_aggregator(torch.stack(rows), mask), network.geometry_encoder(positions, mask)]
+    answer: Tensor = network.position_head(network.global_fusion(torch.cat(joined, -1)))
+    return answer
+
+
+def write(built: Built, model: str, folder: Path, name: str) -> Path:
+    file = folder / f"{name}.onnx"
+    onnx_file.write(built.module, GRAPHS[model], file)
+    return file
+
+
+def bench_graphs(folder: Path) -> None:
+    spec = GRAPHS["heimdall_net"]
+    ten, three = example(spec, active=10), example(spec, active=3)
+    for order in ("heimdall-1.0", "mbconv"):
+        built = build_network(spec, Source(encoder_order=order))
+        session = onnx_file.open_session(write(built, "heimdall_net", folder, order), threads=THREADS)
+        network = built.module.network
+        loop_inputs = [torch.from_numpy(ten[t.name]) for t in spec.inputs[:4]]
+
+        def loop(network: HeimdallNet = network, inputs: list[Tensor] = loop_inputs) -> None:
+            with torch.inference_mode():
+                heimdall_loop(network, *inputs)
+
+        times = medians_ms(
+            loop,
+            lambda s=session: onnx_file.run_session(s, ten),
+            lambda s=session: onnx_file.run_session(s, three),
+            rounds=40,
+        )
+        detail = f"{times[0]:.2f} / {times[1]:.2f} ms"
+        show(f"HeimdallNet {order}: eager loop / ORT, 10 receivers", times[0] / times[1], ">= 8", detail)
+        detail = f"{times[2]:.2f} / {times[1]:.2f} ms"
+        show(f"HeimdallNet {order}: 3 of 10 / 10 of 10 active", times[2] / times[1], "<= 0.45", detail)
+    TimeConv.as_2d = False
+    flat = write(build_network(spec, Source()), "heimdall_net", folder, "one_dimensional")
+    TimeConv.as_2d = True
+    sessions = [onnx_file.open_session(f, threads=THREADS) for f in (flat, folder / "mbconv.onnx")]
+    times = medians_ms(*(lambda s=s: onnx_file.run_session(s, ten) for s in sessions), rounds=40)
+    detail = f"{times[0]:.2f} / {times[1]:.2f} ms"
+    show("true MBConv: 1-D / (1, k) 2-D convolutions", times[0] / times[1], "> 1", detail)
+    del sessions
+
+
+def bench_large(folder: Path) -> None:
+    spec = GRAPHS["localization_net"]
+    built = build_network(spec, Source(variant="large"))
+    session = onnx_file.open_session(write(built, "localization_net", folder, "large"), threads=THREADS)
+    inputs = example(spec)
+    times = medians_ms(
+        lambda: onnx_file.run_eager(built.module, spec, inputs),
+        lambda: onnx_file.run_session(session, inputs),
+        rounds=15,
+    )
+    detail = f"{times[0]:.1f} / {times[1]:.1f} ms"
+    show("LocalizationNet large: eager / ORT", times[0] / times[1], ">= 2", detail)
+
+
+def bench_server(folder: Path) -> None:
+    repository = folder / "repository"
+    publish(GRAPHS["heimdall_net"], Repository(repository), Source(), version=None, report=lambda _: None)
+    session = onnx_file.open_session(repository / "heimdall_net" / "1" / "model.onnx", threads=THREADS)
+    # Ten of ten: what is left of the round trip is Triton, wire and backend.
+    inputs = example(GRAPHS["heimdall_net"], active=10)
+    options = ServerOptions(repository=repository, grpc_port=0, http_port=0, metrics_port=0)
+    with TritonServer(options) as server, LocalizationClient(server.grpc_url, timeout_s=30) as client:
+        times = medians_ms(
+            lambda: client.infer("heimdall_net", inputs),
+            lambda s=session: onnx_file.run_session(s, inputs),
+            rounds=150,
+        )
+        detail = f"{times[0]:.2f} - {times[1]:.2f} ms"
+        show("Triton round trip - ORT, ms at p50", times[0] - times[1], "<= 1.5", detail)
+        del session
+        equal = [example(GRAPHS["heimdall_net"], active=5, seed=i) for i in range(24)]
+        counts = [3, 4, 5, 6, 7] * 5
+        mixed = [example(GRAPHS["heimdall_net"], active=c, seed=i) for i, c in enumerate(counts[:25])]
+        rates: dict[str, list[float]] = {"equal": [], "mixed": []}
+        for _ in range(5):
+            for name, inputs_list in (("equal", equal), ("mixed", mixed)):
+                rates[name].append(asyncio.run(throughput(server.grpc_url, inputs_list)))
+        same, varied = (statistics.median(rates[n]) for n in ("equal", "mixed"))
+        show(
+            "mixed / equal receiver counts, throughput at 8",
+            varied / same,
+            ">= 0.95",
+            f"{varied:.0f} / {same:.0f} per s",
+        )
+
+
+async def throughput(url: str, pool: list[dict[str, np.ndarray]]) -> float:
+    """Requests a second with 8 in flight."""
+    wire = [to_wire("heimdall_net", arrays) for arrays in pool]
+    async with triton.InferenceServerClient(url) as client:
+        left = iter(range(REQUESTS))
+
+        async def worker() -> None:
+            for i in left:
+                inputs, outputs = wire[i % len(wire)]
+                await client.infer("heimdall_net", inputs, outputs=outputs, client_timeout=30)
+
+        begun = time.perf_counter()
+        await asyncio.gather(*(worker() for _ in range(CONCURRENCY)))
+        return REQUESTS / (time.perf_counter() - begun)
+
+
+def main() -> None:
+    torch.set_num_threads(THREADS)
+    print(f"{'ratio':58} {'value':>8}   {'target':14} measured")
+    with tempfile.TemporaryDirectory(prefix="rfserve-bench-") as name:
+        folder = Path(name)
+        bench_graphs(folder)
+        bench_server(folder)
+        bench_large(folder)
+
+
+if __name__ == "__main__":
+    main()
