@@ -9,9 +9,10 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
 from rfserve.clients.observation import Observation
 from rfserve.clients.synthetic_event import SyntheticEvent, write
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rfserve.clients.errors import ClientError, ObservationError, PositionInvalid
 from rfserve.clients.observation import check_position
 from rfserve.export.spec import RfserveError
