@@ -27,10 +27,11 @@ class IqFeatures(nn.Module):
       at least -200 below full scale. See `NoiseFloor`.
     - Frequency offset from the centre frequency, Hz: of the carrier, or the spectral centroid. See `FrequencyOffset`.
 
-    What limits them: a noise floor needs time (a tenth of the recording) or spectrum (half of the passband) without
-    emission; a passband narrower than 6 % of the sample rate cannot be told from an emission, nor an emission 50 dB
-    above the noise in each hertz from a passband; a receiver's spike at its centre frequency is a carrier like any
-    other. Samples beyond the last multiple of 256 count for the mean power only.
+    What limits them: a noise floor needs segments of 512 samples, a twentieth of the recording's, without emission, or
+    half of the passband; keyed or modulated emissions that leave neither give an SNR that is too low. A passband
+    narrower than 6 % of the sample rate cannot be told from an emission, nor an emission 50 dB above the noise in each
+    hertz from a passband. A receiver's spike at its centre frequency is a carrier like any other. Samples beyond the
+    last multiple of 256 count for the mean power only.
     """
 
     sample: Tensor

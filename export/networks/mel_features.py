@@ -65,7 +65,7 @@ class MelFeatures(nn.Module):
         starts = torch.div(self.frame * (2 * span) + (MEL_FRAMES - 1), 2 * (MEL_FRAMES - 1), rounding_mode="floor")
         picked = channels.index_select(-1, (starts + self.sample).flatten())
         frames = picked.reshape(-1, 1, MEL_FFT_SAMPLES) * self.window
-        re: Tensor
         re, im = self.dft(torch.cat([frames, torch.zeros_like(frames)], 1))
         half = MEL_FFT_SAMPLES // 2 + 1
-        return re[:, :half] ** 2 + im[:, :half] ** 2
+        power: Tensor = re[:, :half] ** 2 + im[:, :half] ** 2
+        return power

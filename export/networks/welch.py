@@ -24,7 +24,7 @@ QUIET_DB, LOUD_DB = 4.0, 6.0
 CARRIER_OVER_NOISE = 10.0
 CARRIER_SHARE = 0.5
 CARRIER_COHERENCE = 0.5
-# Spectral parts below this multiple of the noise are taken for noise by the centroid: three averages reach 3.3 by chance.
+# Below this multiple of the noise the centroid takes a bin for noise: an average of three reaches 3.3 by chance.
 CENTROID_OVER_NOISE = 4.0
 ZOOM = 1024
 TINY = 1e-300
@@ -61,11 +61,11 @@ class NoiseFloor(nn.Module):
     1. Passband: the time average of the logarithm of the density, which bursts hardly move, within 50 dB of what its
        strongest 4 % reach. A channel filter's stop band (KiwiSDR: 60 dB down) is left out that way.
     2. Quiet time: segments by their mean logarithm over the passband without the strongest line. Those near the
-       lowest twentieth count (minimum statistics, Martin, IEEE Trans. Speech Audio Process. 9 (2001), with levels kept so
-       close that stationary noise counts entirely, and needs no bias correction).
+       lowest twentieth count (minimum statistics, Martin, IEEE Trans. Speech Audio Process. 9 (2001), with levels kept
+       so close that stationary noise counts entirely, and needs no bias correction).
     3. Median over those bins of the quiet time's mean density, so that other lines in less than half of the passband
        do not count, divided by the median of a chi-squared variable of as many degrees (Wilson and Hilferty, PNAS 17
-       (1931)).
+       (1931)). Bins 7 dB below it are the channel filter's skirts: the passband and a second median leave them out.
     """
 
     bin: Tensor
