@@ -1,29 +1,15 @@
-"""Window and features: against SciPy, against physics, against garbage, through ONNX Runtime, on real recordings."""
-
-import json
-import os
-from pathlib import Path
+"""Window and features against SciPy and against physics."""
 
 import numpy as np
 import pytest
-import torch
 from scipy import signal
 
-from rfserve.export import onnx_file, parity
+from rfserve.export import onnx_file
 from rfserve.export.networks.iq_features import IqFeatures
-from rfserve.export.spec import GRAPHS, example
+from rfserve.export.spec import GRAPHS
 
 SPEC = GRAPHS["iq_features"]
 NETWORK = IqFeatures().eval()
-NAMES = [t.name for t in SPEC.inputs]
-
-
-@pytest.fixture(scope="module")
-def session(tmp_path_factory):
-    file = tmp_path_factory.mktemp("iq_features") / "model.onnx"
-    onnx_file.write(NETWORK, SPEC, file)
-    onnx_file.check(file, SPEC)
-    return onnx_file.open_session(file, threads=2)
 
 
 def request(*receivers: np.ndarray, rate_hz: float = 12e3, full_scale_dbm: float = 0.0) -> dict[str, np.ndarray]:
@@ -164,9 +150,10 @@ def test_tone_has_its_snr_psd_and_offset(samples, rate_hz, offset_hz, snr_db):
     snr, psd, offset = features(recording, rate_hz=rate_hz)[0]
     assert snr == pytest.approx(snr_db, abs=0.5)
     assert psd == pytest.approx(-70 - db(rate_hz), abs=0.4)
-    # Hann weighting costs 1.9 times the variance of the Cramér-Rao bound (Rife and Boorstyn 1974); 5 sigma and FP32.
-    bound = rate_hz / (2 * np.pi) * np.sqrt(1.9 * 6 / (10 ** (snr_db / 10) * samples**3))
-    assert offset == pytest.approx(offset_hz, abs=5 * bound + 2e-7 * abs(offset_hz) + 1e-5 * rate_hz / samples)
+    # Five sigma: Hann weighting costs twice the variance of the Cramér-Rao bound (Rife and Boorstyn, IEEE Trans. Inf.
+    # Theory 20 (1974)). The parabola is biased by up to 2e-4 of the resolution, and FP32 rounds the answer.
+    bound = rate_hz / (2 * np.pi) * np.sqrt(2 * 6 / (10 ** (snr_db / 10) * samples**3))
+    assert offset == pytest.approx(offset_hz, abs=5 * bound + 2e-7 * abs(offset_hz) + 2e-4 * rate_hz / samples)
 
 
 def test_psd_is_in_dbm_per_hertz_when_the_receiver_is_calibrated():
@@ -216,155 +203,3 @@ def test_window_is_the_strongest_of_all_receivers_together():
     both = onnx_file.run_eager(NETWORK, SPEC, request(quiet, early, late))["iq_data"][0]
     for got, sent in zip(both, (quiet, early, late), strict=True):
         np.testing.assert_array_equal(got, np.stack([sent.real, sent.imag])[:, 1024:2048].astype(np.float32))
-
-
-def test_window_is_the_first_when_all_are_equal(session):
-    inputs = request(tone(7000, 1.0, 0.01234, -10))
-    for answer in (onnx_file.run_eager(NETWORK, SPEC, inputs), onnx_file.run_session(session, inputs)):
-        np.testing.assert_array_equal(answer["iq_data"], inputs["raw_iq"][..., :1024])
-
-
-# --- garbage ---------------------------------------------------------------------------------------------------------
-
-
-def runs(session, inputs):
-    return [onnx_file.run_eager(NETWORK, SPEC, inputs), onnx_file.run_session(session, inputs)]
-
-
-def test_silence_gives_the_documented_floors(session):
-    for answer in runs(session, request(np.zeros(5000, complex), full_scale_dbm=-30)):
-        np.testing.assert_allclose(answer["features"][0, 0], [-20, -230, 0, 50, 9, 100])
-        assert not answer["iq_data"].any()
-
-
-@pytest.mark.parametrize("amplitude", [1e-45, 1e-20, 3e38])
-def test_extreme_amplitudes_stay_finite(session, amplitude):
-    iq = np.sign(noise(2000, 0).real) * np.float32(amplitude)
-    for answer in runs(session, request(iq + 1j * iq)):
-        assert all(np.isfinite(a).all() for a in answer.values())
-
-
-def test_padding_is_zero_and_without_effect_whatever_it_holds(session):
-    inputs = example(SPEC, batch=3, sizes={"receivers": 4, "raw_samples": 3000})
-    inputs["mask"][:] = [[True, False, True, False], [False, False, False, True], [False] * 4]
-    clean = onnx_file.run_eager(NETWORK, SPEC, inputs)
-    for garbage in (np.nan, np.inf, -3e38, 0.0):
-        for name in NAMES[:-1]:
-            inputs[name][~inputs["mask"]] = garbage
-        for answer in runs(session, inputs):
-            for name, array in answer.items():
-                assert not array[~inputs["mask"]].any()
-                np.testing.assert_allclose(array, clean[name], rtol=1e-6, atol=1e-3)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", NAMES[:-1])
-def test_number_not_finite_gives_nan_for_that_receiver_alone(session, name, value):
-    inputs = example(SPEC, batch=3, sizes={"receivers": 3, "raw_samples": 2100}, active=3)
-    clean = onnx_file.run_eager(NETWORK, SPEC, inputs)
-    inputs[name].reshape(3, 3, -1)[1, 2, -1] = value
-    for answer in runs(session, inputs):
-        assert all(np.isnan(a[1, 2]).all() for a in answer.values())
-        np.testing.assert_allclose(answer["features"][1, :2], clean["features"][1, :2], rtol=1e-6, atol=1e-3)
-        assert np.isfinite(answer["iq_data"][1, :2]).all()
-        for row in (0, 2):
-            for output, array in answer.items():
-                np.testing.assert_allclose(array[row], clean[output][row], rtol=1e-6, atol=1e-3)
-
-
-@pytest.mark.parametrize("rate_hz", [0.0, -1.0])
-def test_sample_rate_not_above_zero_gives_nan(session, rate_hz):
-    for answer in runs(session, request(noise(2000, -20), rate_hz=rate_hz)):
-        assert all(np.isnan(a).all() for a in answer.values())
-
-
-def test_row_alone_equals_row_in_a_batch(session):
-    inputs = example(SPEC, batch=5, sizes={"raw_samples": 2345}, seed=3)
-    whole = onnx_file.run_session(session, inputs)
-    for row in range(5):
-        alone = onnx_file.run_session(session, {k: v[row : row + 1] for k, v in inputs.items()})
-        for name, array in alone.items():
-            np.testing.assert_allclose(array[0], whole[name][row], rtol=1e-6, atol=1e-5)
-
-
-# --- ONNX ------------------------------------------------------------------------------------------------------------
-
-
-def test_onnx_equals_eager_over_the_gates_cases(session):
-    measured = parity.measure(NETWORK, session, SPEC)
-    assert not measured.failures
-    # Choices by comparison are made in FP64, so not one window differs.
-    assert measured.worst["iq_data"] == 0
-
-
-@pytest.mark.parametrize(("batch", "receivers", "samples"), [(1, 1, 1024), (1, 10, 65536), (32, 1, 1025), (2, 3, 65535)])
-def test_onnx_equals_eager_at_the_bounds(session, batch, receivers, samples):
-    inputs = example(SPEC, batch=batch, sizes={"receivers": receivers, "raw_samples": samples}, seed=9)
-    inputs["raw_iq"] += tone(samples, 1.0, 0.1234, -10).real.astype(np.float32)
-    expected, got = runs(session, inputs)
-    for name, array in got.items():
-        np.testing.assert_allclose(array, expected[name], rtol=1e-6, atol=SPEC.tolerance)
-
-
-# --- real recordings -------------------------------------------------------------------------------------------------
-
-SAMPLES = 16384
-# The truth takes its noise from quiet 45 ms of each of eleven seconds, the estimate from one or two such moments.
-CARRIER_SNR_BOUND_DB, CARRIER_PSD_BOUND_DB, CARRIER_OFFSET_BOUND_HZ = 4.0, 3.0, 0.05
-# Pulses: the truth is the median over the pulse interval, of which the estimate's segments cover two thirds.
-PULSE_SNR_BOUND_DB, PULSE_PSD_BOUND_DB, PULSE_OFFSET_BOUND_HZ = 4.0, 4.0, 1500.0
-
-
-@pytest.fixture(scope="module")
-def recordings() -> Path:
-    folder = os.environ.get("RFSERVE_RECORDINGS")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip("RFSERVE_RECORDINGS names no folder of recordings")
-    return Path(folder)
-
-
-def sigmf_receivers(folder: Path):
-    """Each receiver's truth, sample rate and first samples."""
-    for file in sorted(folder.glob("sigmf/*/truth.json")):
-        for truth in json.loads(file.read_text())["receivers"]:
-            meta = json.loads((file.parent / f"{truth['recording']}.sigmf-meta").read_text())
-            data = np.fromfile(file.parent / f"{truth['recording']}.sigmf-data", "<i2", 2 * SAMPLES)
-            samples = data[::2] / 32768 + 1j * data[1::2] / 32768
-            yield truth, meta["global"]["core:sample_rate"], samples
-
-
-@pytest.mark.recordings
-def test_recorded_carrier_is_measured_as_the_truth_says(recordings):
-    found = [r for r in sigmf_receivers(recordings) if "carrier_offset_hz" in r[0]]
-    assert found, f"no recording of a carrier under {recordings}"
-    for truth, rate_hz, samples in found:
-        snr, psd, offset = features(samples, rate_hz=rate_hz)[0]
-        assert snr == pytest.approx(truth["snr_db"], abs=CARRIER_SNR_BOUND_DB), truth["id"]
-        assert psd == pytest.approx(truth["noise_psd_dbfs_hz"], abs=CARRIER_PSD_BOUND_DB), truth["id"]
-        assert offset == pytest.approx(truth["carrier_offset_hz"], abs=CARRIER_OFFSET_BOUND_HZ), truth["id"]
-
-
-@pytest.mark.recordings
-def test_recorded_pulses_have_their_mean_snr(recordings):
-    found = [r for r in sigmf_receivers(recordings) if "pulse_peak_dbfs" in r[0]]
-    assert found, f"no recording of pulses under {recordings}"
-    for truth, rate_hz, samples in found:
-        snr, psd, offset = features(samples, rate_hz=rate_hz)[0]
-        mean_snr_db = db(10 ** ((truth["rms_dbfs"] - truth["noise_dbfs"]) / 10) - 1)
-        assert snr == pytest.approx(mean_snr_db, abs=PULSE_SNR_BOUND_DB), truth["id"]
-        assert snr < truth["snr_db"], "the truth is the pulse's peak, the estimate its mean over time"
-        assert psd == pytest.approx(truth["noise_psd_dbfs_hz"], abs=PULSE_PSD_BOUND_DB), truth["id"]
-        assert abs(offset) <= PULSE_OFFSET_BOUND_HZ, truth["id"]
-
-
-@pytest.mark.recordings
-def test_recorded_bytes_at_two_megahertz_have_a_floor_between_their_quietest_and_their_mean(recordings):
-    (file,) = recordings.glob("formats/*.cu8")
-    data = (np.fromfile(file, np.uint8, 2 * SAMPLES) - 127.5) / 127.5
-    samples = data[::2] + 1j * data[1::2]
-    snr, psd, offset = features(samples, rate_hz=2e6)[0]
-    # The pauses between the frames were cut out of this file, so that no 256 µs of it are free of pulses.
-    power = np.abs(samples) ** 2
-    assert db(np.quantile(power, 0.1)) < psd + db(2e6) < db(power.mean())
-    assert -20 < snr < 10
-    assert abs(offset) < 1e6
