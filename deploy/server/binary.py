@@ -86,7 +86,7 @@ def _environment(site_packages: Path) -> dict[str, str]:
     environment = dict(os.environ)
     inherited = environment.get("LD_LIBRARY_PATH")
     environment["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, *([inherited] if inherited else [])])
-    # The stub embeds an interpreter of its own, which knows nothing of this virtual environment.
-    paths = [str(site_packages), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
+    # The stub embeds an interpreter, which finds its packages beside the first python3 on PATH (PYTHONPATH does not
+    # reach it): that must be this environment's, activated or not.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
     return environment
