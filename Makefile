@@ -32,9 +32,10 @@ models: setup
 # The note is printed and drawn as long as the repository holds weights that nobody trained.
 .PHONY: demo
 demo: models $(RECORDING)
-	@$(BIN)/rfserve-export list --repository $(REPOSITORY)
-	@note=""; if $(BIN)/rfserve-export list --repository $(REPOSITORY) | grep -q untrained; then \
-	  note="The weights are untrained: this position means nothing yet. What it shows is the path."; fi; \
+	@mkdir -p $(dir $(MAP))
+	@listed="$$($(BIN)/rfserve-export list --repository $(REPOSITORY))"; echo "$$listed"; note=""; \
+	case "$$listed" in *untrained*) \
+	  note="The weights are untrained: this position means nothing yet. What it shows is the path." ;; esac; \
 	$(BIN)/rfserve-server exec --repository $(REPOSITORY) --grpc-port 0 --http-port 0 --metrics-port 0 -- \
 	  $(BIN)/rfserve-client locate $(RECORDING) --model $(MODEL) --map $(MAP) --note "$$note" && echo "$$note"
 
