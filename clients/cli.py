@@ -5,16 +5,20 @@ import json
 import math
 import os
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from rfserve.clients import map_page
 from rfserve.clients.alignment import align
 from rfserve.clients.client import LocalizationClient
-from rfserve.clients.errors import ClientError
+from rfserve.clients.errors import ClientError, PositionInvalid
 from rfserve.clients.fix import Fix
+from rfserve.clients.observation import check_position
 from rfserve.clients.recording import read_event
 from rfserve.clients.synthetic_event import SyntheticEvent, write
 from rfserve.export.spec import ENSEMBLES, RfserveError
@@ -39,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _locate(options: argparse.Namespace) -> int:
     axis = MEL_RAW_SAMPLES if options.model == "locate_spectrogram" else RAW_SAMPLES
     observations = align(read_event(options.recordings), start_s=options.start_s, samples=axis)
-    with LocalizationClient(options.url, model=options.model, timeout_s=options.timeout_s) as client:
+    tls = _tls(options)
+    with LocalizationClient(options.url, model=options.model, timeout_s=options.timeout_s, **tls) as client:
         fix = client.locate(observations)
     if options.output == "json":
         print(fix.to_json())
@@ -86,16 +91,24 @@ def distance_m(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 def _infer(options: argparse.Namespace) -> int:
     try:
-        with np.load(options.file, allow_pickle=False) as content:
+        # NumPy leaves a file open that it cannot read, if it opened it itself.
+        with options.file.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if not isinstance(content, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array without a name")
             arrays = {name: content[name] for name in content.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise ClientError(
             f"cannot read {options.file}: {error}; expected an .npz with one array for each input"
         ) from error
-    with LocalizationClient(options.url, timeout_s=options.timeout_s) as client:
+    with LocalizationClient(options.url, timeout_s=options.timeout_s, **_tls(options)) as client:
         answer, version = client.infer(options.model, arrays)
     if options.output_file is not None:
-        np.savez(options.output_file, **answer)
+        try:
+            with options.output_file.open("wb") as file:
+                np.savez(file, **answer)
+        except OSError as error:
+            raise ClientError(f"cannot write {options.output_file}: {error}") from error
         print(f"{options.model} version {version}: {options.output_file}", file=sys.stderr)
         return 0
     rows = {name: values.tolist() for name, values in answer.items()}
@@ -108,8 +121,16 @@ def _synthesize(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tls(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("tls", "root_certificates", "private_key", "certificate_chain")}
+
+
 def _place(text: str) -> tuple[float, float]:
-    latitude, longitude = (float(part) for part in text.split(","))
+    try:
+        latitude, longitude = (float(part) for part in text.split(","))
+        check_position("--truth", latitude, longitude)
+    except (ValueError, PositionInvalid) as error:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected latitude,longitude in degrees ({error})") from error
     return latitude, longitude
 
 
@@ -148,6 +169,10 @@ def _parser() -> argparse.ArgumentParser:
             "--url", default=DEFAULT_URL, help="gRPC address (default: RFSERVE_URL, else 127.0.0.1:8001)"
         )
         command.add_argument("--timeout-s", type=float, default=10.0, help="default: %(default)s")
+        command.add_argument("--tls", action="store_true", help="encrypt; trusts the system's roots")
+        command.add_argument("--root-certificates", type=Path, metavar="CA.pem", help="encrypt, and trust these")
+        command.add_argument("--private-key", type=Path, metavar="KEY.pem", help="for a server that asks who calls")
+        command.add_argument("--certificate-chain", type=Path, metavar="CERT.pem", help="goes with --private-key")
 
     synthesize = commands.add_parser("synthesize", help="write a small synthetic SigMF event with its truth")
     synthesize.add_argument("folder", type=Path, metavar="DIR")
