@@ -3,6 +3,7 @@
 import copy
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from rfserve.server import binary
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ("cpu", "gpu")
+# Beside this Python, whether or not its environment is activated.
+VALIDATE = Path(sys.executable).with_name("kubernetes-validate")
 Manifests = dict[str, dict[str, Any]]
 
 
@@ -96,7 +99,7 @@ def test_overlay_renders_what_its_target_needs(rendered, manifests):
 
 def test_overlay_passes_a_strict_schema(rendered):
     done = subprocess.run(
-        ["kubernetes-validate", "-k", "1.32", "--strict", str(rendered[1])], capture_output=True, text=True, check=False
+        [str(VALIDATE), "-k", "1.32", "--strict", str(rendered[1])], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     # An unknown kind only warns.
