@@ -87,7 +87,8 @@ def render(
     if truth:
         x, y = frame.xy(truth[1], truth[0])
         shapes.append(f'<path class="truth" d="M{x - 7:.1f} {y:.1f}h14M{x:.1f} {y - 7:.1f}v14"/>')
-        shapes.append(_label(x, y, "true position"))
+        # Away from the fix's label: a good fix is near.
+        shapes.append(f'<text class="label" text-anchor="end" x="{x - 9:.1f}" y="{y + 17:.1f}">true position</text>')
     x, y = frame.xy(fix.longitude_deg, fix.latitude_deg)
     shapes += [f'<circle class="fix" cx="{x:.1f}" cy="{y:.1f}" r="6"/>', _label(x, y, "fix"), *_scale_bar(frame)]
     shape = fix.ellipse(confidence)

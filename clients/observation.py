@@ -1,7 +1,7 @@
 """What one receiver saw: IQ samples, where, when and how they were taken."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class Observation:
     network, 0 to 9; None takes the place in the list. Raises `ObservationError` for numbers that cannot be.
     """
 
-    iq: NDArray[np.complex64]
+    iq: NDArray[np.complex64] = field(repr=False)
     sample_rate_hz: float
     center_frequency_hz: float
     latitude_deg: float

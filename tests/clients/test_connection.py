@@ -39,12 +39,14 @@ def test_timeout_is_refused_when_it_is_no_deadline(timeout_s):
         Connection(url="127.0.0.1:8001", timeout_s=timeout_s)
 
 
-def test_channel_keeps_the_message_size_that_tritonclient_drops():
+def test_channel_options_mend_the_defaults():
     arguments = dict(Connection(url="127.0.0.1:8001", timeout_s=1.0).channel_options()["channel_args"])
     assert arguments["grpc.max_receive_message_length"] == arguments["grpc.max_send_message_length"] == -1
     assert arguments["grpc.lb_policy_name"] == "round_robin"
     # A server's default allows a ping each 300 s while a call is silent.
     assert arguments["grpc.keepalive_time_ms"] > 300_000
+    # gRPC's own is two minutes: a server that is back would go unnoticed.
+    assert arguments["grpc.max_reconnect_backoff_ms"] <= 2_000
 
 
 def test_tls_is_off_unless_asked_for_and_on_with_any_certificate(tmp_path):
