@@ -3,8 +3,12 @@
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -185,3 +189,28 @@ def test_locust_keeps_a_wide_budget_and_breaks_an_absurd_one(server, tmp_path: P
     figures = json.loads((tmp_path / "wide.json").read_text())[0]
     assert figures["failed"] == 0
     assert len(figures["latencies_s"]) == figures["sent"] > 5
+
+
+def test_locust_serves_its_web_page(server):
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+    locustfile = Path(__file__).parents[1] / "loadtest" / "locustfile.py"
+    command = [sys.executable, "-m", "locust", "-f", str(locustfile), "--host", server.grpc_url]
+    command += ["--web-host", "127.0.0.1", "--web-port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page:
+                        assert page.status == 200
+                        assert b"HeimdallNetUser" in page.read()
+                    break
+                except urllib.error.URLError:
+                    assert process.poll() is None
+                    assert time.monotonic() < deadline
+                    time.sleep(0.2)
+        finally:
+            process.terminate()
+            process.wait(30)
