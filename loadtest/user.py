@@ -12,6 +12,7 @@ from locust.env import Environment
 from tritonclient.utils import InferenceServerException
 
 from rfserve.clients.connection import Connection, from_wire, to_wire
+from rfserve.clients.errors import RequestError
 from rfserve.export.spec import find
 from rfserve.loadtest.arrivals import poisson_s
 from rfserve.loadtest.payload import pool
@@ -80,6 +81,9 @@ class ModelUser(User):  # type: ignore[misc]
                 problem = ValueError("the answer holds non-finite numbers")
         except InferenceServerException as error:
             problem = self.connection.translate(error, self.model)
+        except RequestError as error:
+            # An answer without its outputs is a failed request, not one that never was.
+            problem = error
         latency_s = time.perf_counter() - due
         if problem is None:
             self.samples.latencies_s.append(latency_s)
