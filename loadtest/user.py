@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import gevent
 import numpy as np
 import tritonclient.grpc as triton
+from gevent.pool import Group
 from locust import User, task
 from locust.env import Environment
 from tritonclient.utils import InferenceServerException
@@ -42,6 +43,7 @@ class ModelUser(User):  # type: ignore[misc]
         self.seed = options.seed
         self.connection = Connection(url=self.host or "127.0.0.1:8001", timeout_s=options.timeout_s)
         self.samples = SAMPLES.setdefault(self.model, Samples())
+        self.in_flight = Group()
         self.requests = [to_wire(self.model, arrays) for arrays in pool(self.model)]
 
     def on_start(self) -> None:
@@ -56,7 +58,8 @@ class ModelUser(User):  # type: ignore[misc]
                     break
 
     def on_stop(self) -> None:
-        """Close the connection."""
+        """Wait for the answers that are due, so that the slowest are not left out, and close the connection."""
+        self.in_flight.join()
         self.client.close()
 
     @task
@@ -67,7 +70,7 @@ class ModelUser(User):  # type: ignore[misc]
         for due_s, (inputs, outputs) in with_requests:
             due = begun + due_s
             gevent.sleep(max(0.0, due - time.perf_counter()))
-            gevent.spawn(self._send, due, inputs, outputs)
+            self.in_flight.spawn(self._send, due, inputs, outputs)
 
     def _send(self, due: float, inputs: list[Any], outputs: list[Any]) -> None:
         self.samples.lags_s.append(time.perf_counter() - due)
