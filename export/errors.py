@@ -7,7 +7,8 @@ RfserveError
     ├── GraphError          the ONNX file is not what its spec says
     ├── ParityError         ONNX Runtime and eager PyTorch disagree
     └── RepositoryError     the model repository cannot be read or written
-        └── VersionExists   a published version is immutable
+        ├── VersionExists   a published version is immutable
+        └── VersionNotFound a version that is not published, or none to go back to
 """
 
 from rfserve.export.spec.errors import RfserveError
@@ -39,3 +40,7 @@ class RepositoryError(ExportError):
 
 class VersionExists(RepositoryError):
     """This version is published already, and versions are immutable."""
+
+
+class VersionNotFound(RepositoryError):
+    """The version is not published, or there is none to go back to."""

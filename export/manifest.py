@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rfserve.export.errors import RepositoryError
+from rfserve.export.spec.precision import FP32
 
 FILE_NAME = "manifest.json"
 SCHEMA = 1
@@ -40,6 +41,7 @@ class Manifest:
     model: str
     version: int
     weights: str
+    precision: str = FP32
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     checkpoint: Mapping[str, str] | None = None
     variant: str | None = None
@@ -47,6 +49,7 @@ class Manifest:
     scaling: Mapping[str, Any] | None = None
     opset: int | None = None
     parity: Mapping[str, Any] | None = None
+    drift: Mapping[str, Any] | None = None
     steps: tuple[str, ...] = ()
     created_utc: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     tools: Mapping[str, str] = field(default_factory=lambda: {t: installed_version(t) for t in TOOLS})

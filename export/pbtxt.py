@@ -17,9 +17,15 @@ MAX_QUEUE_SIZE = 128
 WARMUP_BATCHES = (1, 8)
 
 
-def config_text(spec: Served, target: str) -> str:
-    """The model configuration of `spec` for a target (`cpu` or `gpu`), as protobuf text that parses back to itself."""
-    message = json_format.ParseDict(_config(spec, target), model_config_pb2.ModelConfig())
+def config_text(spec: Served, target: str, version: int | None = None) -> str:
+    """The model configuration of `spec` for a target (`cpu` or `gpu`), as protobuf text that parses back to itself.
+
+    `version` is the one to serve; without it Triton takes the newest that it finds.
+    """
+    config = _config(spec, target)
+    if version is not None:
+        config["version_policy"] = {"specific": {"versions": [version]}}
+    message = json_format.ParseDict(config, model_config_pb2.ModelConfig())
     text = text_format.MessageToString(message)
     if text_format.Parse(text, model_config_pb2.ModelConfig()) != message:
         raise AssertionError(f"{spec.name}: config.pbtxt does not parse back to what it was made from")

@@ -4,19 +4,22 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rfserve.export import pbtxt
-from rfserve.export.errors import RepositoryError, VersionExists
+from rfserve.export import pbtxt, serving
+from rfserve.export.errors import RepositoryError, VersionExists, VersionNotFound
 from rfserve.export.manifest import FILE_NAME, Manifest, file_facts
+from rfserve.export.serving import Event, Serving
 from rfserve.export.spec import ModelSpec, example
 from rfserve.export.spec.model import TARGETS, Served
+from rfserve.export.spec.precision import suits
 
 STAGING_PREFIX = ".incoming-"
 LOCK_NAME = ".lock"
 
 Fill = Callable[[Path], Callable[[int], Manifest]]
+Change = Callable[[Serving], Serving]
 
 
 class Repository:
@@ -24,6 +27,19 @@ class Repository:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @property
+    def location(self) -> str:
+        """Where it is, as messages say it."""
+        return str(self.folder)
+
+    def models(self) -> list[str]:
+        """The models that have a folder, by name; `RepositoryError` when the repository is not there."""
+        if not self.folder.is_dir():
+            raise RepositoryError(
+                f"no model repository at {self.location}; write one with `rfserve-export write MODEL`"
+            )
+        return sorted(f.name for f in self.folder.iterdir() if f.is_dir() and not f.name.startswith("."))
 
     def versions(self, model: str) -> list[int]:
         """The published versions of a model, ascending."""
@@ -35,6 +51,48 @@ class Repository:
     def manifest(self, model: str, version: int) -> Manifest:
         """The manifest of a version; `RepositoryError` when it cannot be read."""
         return Manifest.read(self.folder / model / str(version))
+
+    @contextmanager
+    def version_folder(self, model: str, version: int) -> Iterator[Path]:
+        """A local folder with the files of a version, to be read only, as long as the context lasts."""
+        if version not in self.versions(model):
+            raise VersionNotFound(
+                f"{model}/{version} is not published in {self.location}; it has {self.versions(model) or 'no version'}"
+            )
+        yield self.folder / model / str(version)
+
+    def precisions(self, model: str) -> dict[int, str]:
+        """The precision of every published version; one whose manifest cannot be read is left out."""
+        found = {}
+        for version in self.versions(model):
+            with suppress(RepositoryError):
+                found[version] = self.manifest(model, version).precision
+        return found
+
+    def serving(self, model: str) -> Serving:
+        """What is promoted, and the history; `RepositoryError` when the file is damaged."""
+        try:
+            return Serving.from_json((self.folder / model / serving.FILE_NAME).read_text())
+        except FileNotFoundError:
+            return Serving()
+
+    def change_serving(self, spec: Served, change: Change) -> Serving:
+        """Replace what is promoted by what `change` makes of it, and write the configuration that follows.
+
+        One change at a time. The decision is written first: a crash between the two leaves a configuration that
+        `check` names and `write_configuration` mends.
+        """
+        home = self.folder / spec.name
+        try:
+            with _lock(home):
+                after = change(self.serving(spec.name))
+                # Refuses, before anything is written, to serve a version that is not published.
+                files = _model_files(spec, self._policies(spec.name, after))
+                _replace(home / serving.FILE_NAME, after.to_json().encode())
+                with _replaced(files, home):
+                    return after
+        except OSError as error:
+            raise RepositoryError(f"{spec.name}: cannot write to the repository {self.folder}: {error}") from error
 
     def publish(self, spec: Served, fill: Fill, version: int | None = None) -> Manifest:
         """Publish a version (default: the next one) and the configuration of its model.
@@ -73,9 +131,11 @@ class Repository:
                 problems = manifest.differences(staging)
                 if problems:
                     raise RepositoryError(f"{spec.name}: what was written reads back different: {'; '.join(problems)}")
-                with _replaced(_model_files(spec), home):
+                state = self.serving(spec.name)
+                with _replaced(_model_files(spec, self._policies_before(state, manifest)), home):
                     staging.rename(home / str(number))
                 _sync(home)
+                self._record(spec, state, Event(action="publish", version=number, note=manifest.precision))
                 return manifest
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
@@ -87,8 +147,35 @@ class Repository:
         """Write the files of a model that no version owns: `config.pbtxt`, its variants, warm-up data."""
         home = self.folder / spec.name
         home.mkdir(parents=True, exist_ok=True)
-        with _replaced(_model_files(spec), home):
+        with _replaced(_model_files(spec, self._policies(spec.name, self.serving(spec.name))), home):
             pass
+
+    def configuration(self, spec: Served) -> dict[str, str]:
+        """The configuration files as they should be, by path below the model's folder."""
+        return configuration_files(spec, self._policies(spec.name, self.serving(spec.name)))
+
+    def read_configuration(self, spec: Served) -> dict[str, str | None]:
+        """The configuration files as they are; None for one that is missing."""
+        home = self.folder / spec.name
+        return {n: (home / n).read_text() if (home / n).is_file() else None for n in configuration_files(spec)}
+
+    def _record(self, spec: Served, state: Serving, event: Event) -> None:
+        """Note a publication that has happened, and let the targets that it suits serve it."""
+        home = self.folder / spec.name
+        after = state.with_event(event)
+        _replace(home / serving.FILE_NAME, after.to_json().encode())
+        with _replaced(_model_files(spec, self._policies(spec.name, after)), home):
+            pass
+
+    def _policies(self, model: str, state: Serving) -> dict[str, int | None]:
+        precisions = self.precisions(model)
+        return {target: state.policy(target, precisions) for target in TARGETS}
+
+    def _policies_before(self, state: Serving, coming: Manifest) -> dict[str, int | None]:
+        """The policies to write before a version appears: a target that it does not suit must never pick it up."""
+        before = self.precisions(coming.model)
+        after = before | {coming.version: coming.precision}
+        return {t: state.policy(t, before if suits(t, coming.precision) else after) for t in TARGETS}
 
     def _refuse_existing(self, model: str, version: int | None) -> None:
         if version is not None and version in self.versions(model):
@@ -105,14 +192,18 @@ class Repository:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def configuration_files(spec: Served) -> dict[str, str]:
-    """The text files of a model that git holds, by path below its folder. The plain `config.pbtxt` is the CPU's."""
-    texts = {f"configs/{target}.pbtxt": pbtxt.config_text(spec, target) for target in TARGETS}
+def configuration_files(spec: Served, policies: Mapping[str, int | None] | None = None) -> dict[str, str]:
+    """The text files of a model that git holds, by path below its folder. The plain `config.pbtxt` is the CPU's.
+
+    `policies` holds the version that each target serves; Triton takes the newest where it is None.
+    """
+    chosen = policies or {}
+    texts = {f"configs/{target}.pbtxt": pbtxt.config_text(spec, target, chosen.get(target)) for target in TARGETS}
     return {"config.pbtxt": texts["configs/cpu.pbtxt"], **texts}
 
 
-def _model_files(spec: Served) -> dict[str, bytes]:
-    files = {name: text.encode() for name, text in configuration_files(spec).items()}
+def _model_files(spec: Served, policies: Mapping[str, int | None]) -> dict[str, bytes]:
+    files = {name: text.encode() for name, text in configuration_files(spec, policies).items()}
     if isinstance(spec, ModelSpec):
         files |= {f"warmup/{name}": array[0].tobytes() for name, array in example(spec).items()}
     return files

@@ -63,7 +63,7 @@ def remove_version(repository: Path) -> None:
     ("damage", "message"),
     [
         (damage_graph, "model.onnx changed"),
-        (damage_config, "configs/gpu.pbtxt is not what the spec says"),
+        (damage_config, "configs/gpu.pbtxt is not what the spec and serving.json say"),
         (add_foreign_file, "notes.txt is not in the manifest"),
         (remove_version, "no version is published"),
     ],

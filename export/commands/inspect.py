@@ -1,0 +1,80 @@
+"""`rfserve-export list`, `check`, `configure` and `table`: what there is, and whether it is as it should be."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rfserve.export import table, verification
+from rfserve.export.commands import repository_option
+from rfserve.export.errors import ExportError
+from rfserve.export.repository import Repository
+from rfserve.export.spec import MODELS
+
+
+def add_to(commands: Any) -> None:
+    """Add the commands to the sub-parsers of `rfserve-export`."""
+    listing = commands.add_parser("list", help="the versions in the repository and where their weights come from")
+    listing.set_defaults(run=_list)
+
+    check = commands.add_parser("check", help="verify hashes, graphs and configurations again")
+    check.add_argument("models", nargs="*", metavar="MODEL", help="default: all")
+    check.set_defaults(run=_check)
+
+    configure = commands.add_parser(
+        "configure", help="write config.pbtxt and its variants of every model from the specs"
+    )
+    configure.set_defaults(run=_configure)
+
+    for command in (listing, check, configure):
+        repository_option.add_to(command)
+
+    tables = commands.add_parser("table", help="the README's tables of models and tensors")
+    tables.add_argument("--write", type=Path, metavar="FILE", help="replace the tables in this file")
+    tables.set_defaults(run=_table)
+
+
+def _list(options: argparse.Namespace) -> int:
+    repository: Repository = options.repository
+    for model in repository.models():
+        for version in repository.versions(model):
+            manifest = repository.manifest(model, version)
+            size = sum(int(f["bytes"]) for f in manifest.files.values())
+            kind = " ".join(k for k in (manifest.variant, manifest.encoder_order) if k)
+            print(
+                f"{model:20} {version:>4}  {size / 1e6:8.1f} MB  {manifest.created_utc}  "
+                f"{manifest.weights}  {kind}".rstrip()
+            )
+        if not repository.versions(model):
+            print(f"{model:20}    -  no version; write one with `rfserve-export write {model}`")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    repository: Repository = options.repository
+    models = options.models or repository.models()
+    if not models:
+        raise ExportError(f"{repository.location} holds no model; write one with `rfserve-export write MODEL`")
+    bad = 0
+    for model in models:
+        found = verification.problems(repository, model)
+        bad += bool(found)
+        versions = ", ".join(map(str, repository.versions(model)))
+        print(f"{model}: {'; '.join(found) if found else f'ok (version {versions})'}")
+    return 1 if bad else 0
+
+
+def _configure(options: argparse.Namespace) -> int:
+    for spec in MODELS.values():
+        options.repository.write_configuration(spec)
+    return 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    if options.write is None:
+        print(table.model_table() + "\n" + table.tensor_table(), end="")
+        return 0
+    try:
+        options.write.write_text(table.between_markers(options.write.read_text()))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{options.write}: {error}") from error
+    return 0
