@@ -1,5 +1,6 @@
 """A torch module as an ONNX file: written by the legacy exporter, and compared with its spec."""
 
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,30 +14,87 @@ from rfserve.export.errors import GraphError
 from rfserve.export.spec import ModelSpec, TensorSpec, example
 from rfserve.export.spec.tensor import Array
 
+# Protobuf holds no message of 2 GB or more; larger graphs keep their weights in a file beside them.
+LARGEST_BYTES = 2 * 10**9
+WEIGHTS_SUFFIX = ".data"
+# What ONNX Runtime 1.19 reads, the oldest in the servers that this is for (Triton 2.51, release 24.10).
+NEWEST_IR_VERSION = 10
+STANDARD_DOMAINS = {"", "ai.onnx"}
+
 ONNX_DTYPES = {"FP32": "FLOAT", "FP64": "DOUBLE", "INT64": "INT64", "BOOL": "BOOL"}
 
 
 def write(module: nn.Module, spec: ModelSpec, file: Path) -> None:
-    """Trace `module` at the served sizes and write it, with every dynamic axis of the spec left open."""
+    """Trace `module` at the served sizes, fold what is constant, and write it with every dynamic axis of the spec open.
+
+    `GraphError` when ONNX Runtime does not load what was traced.
+    """
     # Two rows and mixed masks: a size of one could be frozen into the graph unseen.
     inputs = tuple(torch.from_numpy(a) for a in example(spec, batch=2).values())
     tensors = (*spec.inputs, *spec.outputs)
-    with warnings.catch_warnings(), torch.no_grad():
-        # The legacy exporter is what the project is bound to; it says of itself that it is deprecated.
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        # Folding a Slice with a step is beyond it; ONNX Runtime folds the same nodes when it loads the graph.
-        warnings.filterwarnings("ignore", message="Constant folding")
-        torch.onnx.export(
-            module,
-            inputs,
-            str(file),
-            dynamo=False,
-            opset_version=spec.opset,
-            do_constant_folding=True,
-            input_names=[t.name for t in spec.inputs],
-            output_names=[t.name for t in spec.outputs],
-            dynamic_axes={t.name: t.dynamic_axes() for t in tensors},
-        )
+    with tempfile.TemporaryDirectory(prefix=".traced-", dir=file.parent) as folder:
+        traced = Path(folder) / file.name
+        with warnings.catch_warnings(), torch.no_grad():
+            # The legacy exporter is what the project is bound to; it says of itself that it is deprecated.
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            # Folding a Slice with a step is beyond it; ONNX Runtime folds the same nodes.
+            warnings.filterwarnings("ignore", message="Constant folding")
+            torch.onnx.export(
+                module,
+                inputs,
+                str(traced),
+                dynamo=False,
+                opset_version=spec.opset,
+                do_constant_folding=True,
+                input_names=[t.name for t in spec.inputs],
+                output_names=[t.name for t in spec.outputs],
+                dynamic_axes={t.name: t.dynamic_axes() for t in tensors},
+            )
+        save(onnx.load(_folded(traced)), file)
+
+
+def _folded(traced: Path) -> Path:
+    """The graph beside it in which ONNX Runtime's basic level has folded constants, and BatchNorm into convolutions.
+
+    That level writes standard operators only, so any runtime can read the result; what ONNX Runtime fuses for one
+    machine is left to the machine that serves.
+    """
+    folded = traced.with_name(f"folded-{traced.name}")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folded)
+    options.log_severity_level = 3
+    if len(list(traced.parent.iterdir())) > 1:
+        # The exporter has put the weights of a graph beyond protobuf's limit beside it.
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded-weights")
+    try:
+        onnxruntime.InferenceSession(str(traced), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+        raise GraphError(f"ONNX Runtime {onnxruntime.__version__} does not load {traced.name}: {error}") from error
+    return folded
+
+
+def save(model: onnx.ModelProto, file: Path, *, largest_bytes: int = LARGEST_BYTES) -> None:
+    """Write a model; its weights go to `<file>.data` when it would not fit into one protobuf message."""
+    used = {n.domain for n in model.graph.node}
+    imports = [o for o in model.opset_import if o.domain in used | STANDARD_DOMAINS]
+    del model.opset_import[:]
+    model.opset_import.extend(imports)
+    beside = weights_file(file)
+    for old in (file, beside):
+        old.unlink(missing_ok=True)
+    outside = model.ByteSize() >= largest_bytes
+    onnx.save(model, file, save_as_external_data=outside, location=beside.name if outside else None)
+
+
+def size_bytes(file: Path) -> int:
+    """What a graph takes on disk, with the weights beside it."""
+    return sum(f.stat().st_size for f in (file, weights_file(file)) if f.is_file())
+
+
+def weights_file(file: Path) -> Path:
+    """Where the weights of a graph lie that is too large for one file."""
+    return file.with_name(file.name + WEIGHTS_SUFFIX)
 
 
 def check(file: Path, spec: ModelSpec) -> None:
@@ -50,10 +108,12 @@ def check(file: Path, spec: ModelSpec) -> None:
         *_compare("input", spec.inputs, model.graph.input),
         *_compare("output", spec.outputs, model.graph.output),
     ]
-    opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 0)
+    opset = next((o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS), 0)
     if opset != spec.opset:
         problems.append(f"opset: got {opset}, expected {spec.opset}")
-    foreign = sorted({n.domain for n in model.graph.node} - {"", "ai.onnx"})
+    if model.ir_version > NEWEST_IR_VERSION:
+        problems.append(f"IR version: got {model.ir_version}, expected {NEWEST_IR_VERSION} or older")
+    foreign = sorted({n.domain for n in model.graph.node} - STANDARD_DOMAINS)
     if foreign:
         problems.append(f"operator domains {foreign}: a stock backend has none of them")
     if problems:

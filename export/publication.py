@@ -1,5 +1,6 @@
 """From a spec and perhaps a checkpoint to a published version: build, trace, check, compare, publish."""
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,13 @@ from rfserve.export.networks import convnext_names
 from rfserve.export.networks.catalog import HEIMDALL_NETS, build
 from rfserve.export.networks.iq_encoder import HEIMDALL_1_0, MBCONV
 from rfserve.export.networks.scaled import in_physical_units
+from rfserve.export.precision import Variant, convert, require_offered
+from rfserve.export.quantization import STATIC
 from rfserve.export.repository import Repository, version_files
 from rfserve.export.scaling import NEW_WEIGHTS, Scaling
 from rfserve.export.spec import EnsembleSpec, ModelSpec
 from rfserve.export.spec.model import Served
+from rfserve.export.spec.precision import FP32
 from rfserve.export.spec.tensor import Array
 
 GRAPH_FILE = "model.onnx"
@@ -36,6 +40,8 @@ class Source:
     encoder_order: str | None = None
     scaling: Path | None = None
     seed: int = 0
+    precision: str = FP32
+    quantization: str = STATIC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +89,7 @@ def _scaling(spec: ModelSpec, source: Source, loaded: Checkpoint | None) -> Scal
         return Scaling.read(source.scaling)
     if loaded is not None:
         return Scaling.from_dict(loaded.metadata.get("scaling") or {})
-    return NEW_WEIGHTS if spec.name in HEIMDALL_NETS else Scaling()
+    return NEW_WEIGHTS.get(spec.name, Scaling())
 
 
 def network_units(spec: ModelSpec, scaling: Scaling) -> Mapping[str, Array]:
@@ -99,6 +105,7 @@ def publish(spec: Served, repository: Repository, source: Source, *, version: in
     """Export and publish one version; `ExportError` with the reason, and an unchanged repository, otherwise."""
     if isinstance(spec, EnsembleSpec):
         return _publish_ensemble(spec, repository, source, version)
+    require_offered(spec, source.precision)
     report("building the network")
     built = build_network(spec, source)
 
@@ -112,21 +119,49 @@ def publish(spec: Served, repository: Repository, source: Source, *, version: in
         session = onnx_file.open_session(file)
         measured = parity.measure(built.module, session, spec, units=network_units(spec, built.scaling))
         measured.require(spec.name)
-        report(f"{measured.cases} cases agree, worst difference {max(measured.worst.values()):.2g}; publishing")
+        report(f"{measured.cases} cases agree, worst difference {max(measured.worst.values()):.2g}")
+        del session
+        variant = None if source.precision == FP32 else _convert(spec, file, source, report)
         files = version_files(folder)
-        return lambda number: _manifest(spec, built, number, files, measured)
+        report("publishing")
+        return lambda number: _manifest(spec, built, number, files, measured, variant)
 
     return repository.publish(spec, fill, version)
 
 
-def _manifest(
-    spec: ModelSpec, built: Built, number: int, files: Mapping[str, Mapping[str, object]], measured: parity.Parity
+def _convert(spec: ModelSpec, file: Path, source: Source, report: Report) -> Variant:
+    """Put the graph in the precision that was asked for in the place of the FP32 one."""
+    report(f"converting to {source.precision}")
+    with tempfile.TemporaryDirectory(prefix=".converted-", dir=file.parent) as folder:
+        converted = Path(folder) / file.name
+        variant = convert(spec, file, converted, source.precision, report=report, method=source.quantization)
+        onnx_file.check(converted, spec)
+        onnx_file.weights_file(file).unlink(missing_ok=True)
+        for made in Path(folder).iterdir():
+            made.replace(file.with_name(made.name))
+    drift = variant.drift
+    report(
+        f"{drift.rows.size} scenes move {drift.position_p99_m:.3g} m at p99, {drift.position_worst_m:.3g} m at worst; "
+        f"{variant.size_ratio:.2f} of the size"
+        + ("" if variant.latency_ratio is None else f", {variant.latency_ratio:.2f} of the latency")
+    )
+    return variant
+
+
+def _manifest(  # noqa: PLR0917
+    spec: ModelSpec,
+    built: Built,
+    number: int,
+    files: Mapping[str, Mapping[str, object]],
+    measured: parity.Parity,
+    variant: Variant | None,
 ) -> Manifest:
     origin = built.checkpoint
     return Manifest(
         model=spec.name,
         version=number,
         weights=built.weights,
+        precision=FP32 if variant is None else variant.precision,
         files=files,
         checkpoint=None if origin is None else {"file": origin.path.name, "sha256": origin.sha256},
         variant=built.variant,
@@ -134,6 +169,7 @@ def _manifest(
         scaling=built.scaling.to_dict() if spec.has_weights else None,
         opset=spec.opset,
         parity={"cases": measured.cases, "tolerance": spec.tolerance, "worst": dict(measured.worst)},
+        drift=None if variant is None else variant.to_dict(),
     )
 
 

@@ -99,12 +99,19 @@ def _value(name: str, value: Any) -> Any:
     return value
 
 
-# What a network with new weights works in: metres from the receivers, and features near one.
-NEW_WEIGHTS = Scaling(
+UNIT_M = 10_000.0
+_RECEIVERS_SCALING = Scaling(
     origin=RECEIVERS,
     features_are_local=True,
     feature_offset=(20.0, -100.0, 0.0, 0.0, 0.0, 0.0),
-    feature_scale=(20.0, 40.0, 1_000.0, 10_000.0, 10_000.0, 1_000.0),
-    position_scale=(10_000.0, 10_000.0, 1_000.0),
-    target_scale=(10_000.0, 10_000.0),
+    feature_scale=(20.0, 40.0, 1_000.0, UNIT_M, UNIT_M, 1_000.0),
+    position_scale=(UNIT_M, UNIT_M, 1_000.0),
+    target_scale=(UNIT_M, UNIT_M),
 )
+# What networks with new weights work in: units of 10 km from the receivers, or from 0°, 0° where no receiver is known,
+# and features near one.
+NEW_WEIGHTS = {
+    "heimdall_net": _RECEIVERS_SCALING,
+    "heimdall_net_pro": _RECEIVERS_SCALING,
+    "localization_net": Scaling(origin=(0.0, 0.0), target_scale=(UNIT_M, UNIT_M)),
+}

@@ -42,7 +42,7 @@ def _list(options: argparse.Namespace) -> int:
             kind = " ".join(k for k in (manifest.variant, manifest.encoder_order) if k)
             print(
                 f"{model:20} {version:>4}  {size / 1e6:8.1f} MB  {manifest.created_utc}  "
-                f"{manifest.weights}  {kind}".rstrip()
+                f"{manifest.precision}  {manifest.weights}  {kind}".rstrip()
             )
         if not repository.versions(model):
             print(f"{model:20}    -  no version; write one with `rfserve-export write {model}`")

@@ -10,8 +10,10 @@ from rfserve.export.commands import repository_option
 from rfserve.export.errors import ExportError
 from rfserve.export.networks.iq_encoder import ENCODER_ORDERS
 from rfserve.export.publication import Source, publish
+from rfserve.export.quantization import METHODS, STATIC
 from rfserve.export.repository import Repository
 from rfserve.export.spec import MODELS, EnsembleSpec, find
+from rfserve.export.spec.precision import FP32, PRECISIONS
 
 EVERY = "all"
 
@@ -29,6 +31,18 @@ def add_to(commands: Any) -> None:
         help="IQ encoder of a HeimdallNet (default: what the checkpoint says, else heimdall-1.0; new weights: mbconv)",
     )
     write.add_argument("--scaling", type=Path, help="JSON file with the scaling used in training")
+    write.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=FP32,
+        help="of the weights: fp16 for GPUs, int8 for CPUs, each behind a gate in metres (default: %(default)s)",
+    )
+    write.add_argument(
+        "--quantization",
+        choices=METHODS,
+        default=STATIC,
+        help="of int8: ranges from calibration, or from each batch (default: %(default)s)",
+    )
     write.add_argument("--seed", type=int, default=0, help="of the random weights when there is no checkpoint")
     write.add_argument("--missing", action="store_true", help="with several models: leave those with a version alone")
     write.set_defaults(run=_write)
@@ -44,11 +58,13 @@ def _write(options: argparse.Namespace) -> int:
         encoder_order=options.encoder_order,
         scaling=options.scaling,
         seed=options.seed,
+        precision=options.precision,
+        quantization=options.quantization,
     )
     if len(specs) > 1 and (source != Source(seed=options.seed) or options.version is not None):
         raise ExportError(
             f"got {len(specs)} models with options that belong to one; write them one at a time, or without "
-            "--checkpoint, --variant, --encoder-order, --scaling and --version"
+            "--checkpoint, --variant, --encoder-order, --scaling, --precision, --quantization and --version"
         )
     repository: Repository = options.repository
     for spec in specs:

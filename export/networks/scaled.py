@@ -24,6 +24,7 @@ class _Scaled(nn.Module):
     target_offset: Tensor
     target_scale: Tensor
     metres_per_degree: Tensor
+    fixed_origin: Tensor
 
     def __init__(self, network: nn.Module, scaling: Scaling) -> None:
         super().__init__()
@@ -33,6 +34,8 @@ class _Scaled(nn.Module):
             self.register_buffer(name, torch.tensor(getattr(scaling, name)), persistent=False)
         for name in ("target_offset", "target_scale", "metres_per_degree"):
             self.register_buffer(name, torch.tensor(getattr(scaling, name)), persistent=False)
+        fixed = scaling.origin if isinstance(scaling.origin, tuple) else (0.0, 0.0)
+        self.register_buffer("fixed_origin", torch.tensor(fixed), persistent=False)
 
     def _answer(self, position: Tensor, uncertainty: Tensor, origin: Tensor | None) -> tuple[Tensor, Tensor]:
         scaling = self.scaling
@@ -80,8 +83,7 @@ class ScaledHeimdall(_Scaled):
         mean = reference + torch.where(kept, apart, torch.zeros_like(apart)).sum(1) / count
         if not isinstance(self.scaling.origin, tuple):
             return mean
-        fixed = torch.tensor(self.scaling.origin, dtype=mean.dtype, device=mean.device)
-        return torch.cat([fixed.expand_as(mean[:, :2]), mean[:, 2:]], -1)
+        return torch.cat([self.fixed_origin.expand_as(mean[:, :2]), mean[:, 2:]], -1)
 
     def _metres(self, coordinates: Tensor, origin: Tensor) -> Tensor:
         """(batch, receivers, 3) degrees and metres to metres north, east and up from `origin` (batch, 3)."""
@@ -97,11 +99,9 @@ class ScaledLocalization(_Scaled):
     def forward(self, mel_spectrogram: Tensor) -> tuple[Tensor, Tensor]:
         """As `LocalizationNet.forward`, with degrees and metres out."""
         position, uncertainty = self.network(mel_spectrogram)
-        origin = self.scaling.origin
-        if not isinstance(origin, tuple):
+        if self.scaling.origin is None:
             return self._answer(position, uncertainty, None)
-        fixed = torch.tensor(origin, dtype=position.dtype, device=position.device)
-        return self._answer(position, uncertainty, fixed)
+        return self._answer(position, uncertainty, self.fixed_origin)
 
 
 def in_physical_units(name: str, network: nn.Module, scaling: Scaling) -> nn.Module:

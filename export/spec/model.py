@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rfserve.export.spec.errors import SpecError, TensorError
+from rfserve.export.spec.precision import FP32, PRECISIONS, DriftLimit
 from rfserve.export.spec.tensor import Array, Axis, TensorSpec
 
 TARGETS = ("cpu", "gpu")
@@ -109,7 +110,11 @@ class ModelSpec(_Served):
     # Trained weights come from a checkpoint; a front end has none.
     has_weights: bool = True
     variants: tuple[str, ...] = ()
-    opset: int = 17
+    # The newest that the legacy exporter writes: LayerNormalization and Gelu are operators of their own.
+    opset: int = 20
+    # How far each precision but FP32 may move an answer; one that is missing is not offered, for the reason given.
+    drift_limits: Mapping[str, DriftLimit] = field(default_factory=dict)
+    not_offered: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,6 +122,12 @@ class ModelSpec(_Served):
             raise SpecError(f"{self.name}: placements for {sorted(self.placements)}; expected {sorted(TARGETS)}")
         if self.opset < 14:
             raise SpecError(f"{self.name}: got opset {self.opset}; expected 14 or newer")
+        decided = [FP32, *self.drift_limits, *self.not_offered]
+        if sorted(decided) != sorted(PRECISIONS):
+            raise SpecError(
+                f"{self.name}: got drift limits or reasons for {decided[1:]}; expected each of "
+                f"{', '.join(PRECISIONS[1:])} once"
+            )
         missing = [t.name for t in self.inputs if t.values is None]
         if missing:
             raise SpecError(f"{self.name}: inputs {missing} declare no values, so no example can be made")

@@ -8,6 +8,7 @@ from rfserve.export.spec.models.heimdall_net import (
     RECEIVER_POSITIONS,
     WINDOW_SAMPLES,
 )
+from rfserve.export.spec.precision import FP16, FRONT_END_PRECISION, INT8
 from rfserve.export.spec.tensor import Axis, DType, TensorSpec, Values
 
 RAW_RECEIVERS = Axis(name="receivers", minimum=1, maximum=MAX_RECEIVERS, served=MAX_RECEIVERS, padded=True)
@@ -63,6 +64,7 @@ IQ_FEATURES = ModelSpec(
     # Decibels and hertz: 1e-3 of either is far below what any receiver resolves.
     tolerance=1e-3,
     has_weights=False,
+    not_offered=dict.fromkeys((FP16, INT8), FRONT_END_PRECISION),
     budgets={"cpu": Budget(p99_ms=80, rate_hz=10), "gpu": Budget(p99_ms=20, rate_hz=50)},
     placements={
         "cpu": Placement(instances=1, intra_op_threads=2, queue_delay_us=0),

@@ -2,6 +2,7 @@
 
 from rfserve.export.spec.model import Budget, ModelSpec, Placement
 from rfserve.export.spec.models.heimdall_net import POSITIONS, UNCERTAINTIES
+from rfserve.export.spec.precision import FP16, INT8, DriftLimit
 from rfserve.export.spec.tensor import DType, TensorSpec, Values
 
 MEL_BINS = 128
@@ -23,6 +24,11 @@ LOCALIZATION_NET = ModelSpec(
     outputs=(POSITIONS, UNCERTAINTIES),
     max_batch_size=32,
     tolerance=1e-4,
+    # The network itself claims no less than a hundredth of its unit, which is 100 m where the unit is 10 km.
+    drift_limits={
+        FP16: DriftLimit(position_p99_m=10, position_worst_m=30, sigma_p99_percent=1, sigma_worst_percent=2),
+        INT8: DriftLimit(position_p99_m=100, position_worst_m=200, sigma_p99_percent=5, sigma_worst_percent=10),
+    },
     variants=("large", "base", "small", "tiny"),
     budgets={"cpu": Budget(p99_ms=400, rate_hz=3), "gpu": Budget(p99_ms=30, rate_hz=50)},
     placements={

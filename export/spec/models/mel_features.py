@@ -2,6 +2,7 @@
 
 from rfserve.export.spec.model import Budget, ModelSpec, Placement
 from rfserve.export.spec.models.localization_net import MEL_BINS, MEL_FRAMES, MEL_SPECTROGRAM
+from rfserve.export.spec.precision import FP16, FRONT_END_PRECISION, INT8
 from rfserve.export.spec.tensor import Axis, DType, TensorSpec, Values
 
 MEL_FFT_SAMPLES = 1024
@@ -33,6 +34,7 @@ MEL_FEATURES = ModelSpec(
     max_batch_size=32,
     tolerance=1e-3,
     has_weights=False,
+    not_offered=dict.fromkeys((FP16, INT8), FRONT_END_PRECISION),
     budgets={"cpu": Budget(p99_ms=60, rate_hz=10), "gpu": Budget(p99_ms=20, rate_hz=50)},
     placements={
         "cpu": Placement(instances=1, intra_op_threads=2, queue_delay_us=0),
