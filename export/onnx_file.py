@@ -74,7 +74,7 @@ def _folded(traced: Path) -> Path:
     return folded
 
 
-def save(model: onnx.ModelProto, file: Path, *, largest_bytes: int = LARGEST_BYTES) -> None:
+def save(model: onnx.ModelProto, file: Path) -> None:
     """Write a model; its weights go to `<file>.data` when it would not fit into one protobuf message."""
     used = {n.domain for n in model.graph.node}
     imports = [o for o in model.opset_import if o.domain in used | STANDARD_DOMAINS]
@@ -83,7 +83,7 @@ def save(model: onnx.ModelProto, file: Path, *, largest_bytes: int = LARGEST_BYT
     beside = weights_file(file)
     for old in (file, beside):
         old.unlink(missing_ok=True)
-    outside = model.ByteSize() >= largest_bytes
+    outside = model.ByteSize() >= LARGEST_BYTES
     onnx.save(model, file, save_as_external_data=outside, location=beside.name if outside else None)
 
 

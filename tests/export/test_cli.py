@@ -122,4 +122,4 @@ def test_manifest_holds_the_parity_figures(repository: Path):
     assert manifest.parity is not None
     assert manifest.parity["cases"] == 5
     assert set(manifest.parity["worst"]) == {"positions", "uncertainties"}
-    assert manifest.opset == 17
+    assert manifest.opset == 20
