@@ -5,6 +5,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,21 @@ from rfserve.clients.connection import to_wire
 from rfserve.export import onnx_file
 from rfserve.export.networks.heimdall_net import HeimdallNet
 from rfserve.export.networks.iq_encoder import TimeConv
+from rfserve.export.precision import convert
 from rfserve.export.publication import Built, Source, build_network, publish
 from rfserve.export.repository import Repository
 from rfserve.export.spec import GRAPHS, example
+from rfserve.export.spec.precision import INT8
 from rfserve.server.process import ServerOptions, TritonServer
 
 THREADS = 2
 CONCURRENCY = 8
-REQUESTS = 240
+REQUESTS = 400
+ROUNDS = 12
+WARM_UP = 150
 BLOCK = 5
 PAUSE_S = 0.25
+OLDEST_OPSET, LAYER_NORM_OPSET = 14, 17
 
 
 def medians_ms(*functions: Callable[[], object], rounds: int) -> list[float]:
@@ -119,6 +125,40 @@ def bench_large(folder: Path) -> None:
     show("LocalizationNet large: eager / ORT", times[0] / times[1], ">= 2", detail)
 
 
+def bench_int8(folder: Path) -> None:
+    """LocalizationNet in 8 bits against the FP32 graph that `bench_large` left."""
+    spec = GRAPHS["localization_net"]
+    inputs = example(spec)
+    single, int8 = folder / "large.onnx", folder / "large.int8.onnx"
+    variant = convert(spec, single, int8, INT8, report=lambda _: None)
+    sessions = [onnx_file.open_session(f, threads=THREADS) for f in (int8, single)]
+    times = medians_ms(*(lambda s=s: onnx_file.run_session(s, inputs) for s in sessions), rounds=30)
+    detail = f"{times[0]:.1f} / {times[1]:.1f} ms"
+    show("LocalizationNet large: INT8 / FP32, latency", times[0] / times[1], "<= 0.55", detail)
+    detail = f"{int8.stat().st_size / 1e6:.0f} / {single.stat().st_size / 1e6:.0f} MB"
+    show("LocalizationNet large: INT8 / FP32, size", variant.size_ratio, "<= 0.30", detail)
+    drift, limit = variant.drift, variant.limit
+    detail = f"{drift.position_p99_m:.1f} of {limit.position_p99_m:g} m at p99, worst {drift.position_worst_m:.1f} m"
+    show("LocalizationNet large: INT8, shift / limit", drift.position_p99_m / limit.position_p99_m, "<= 1", detail)
+
+
+def bench_opsets(folder: Path) -> None:
+    """The opset that is published against older ones; new operators stand for what runtimes had to recognise."""
+    for name in ("heimdall_net", "localization_net"):
+        spec = GRAPHS[name]
+        built = build_network(spec, Source(variant="tiny" if spec.variants else None))
+        files = {}
+        for opset in (OLDEST_OPSET, LAYER_NORM_OPSET, spec.opset):
+            files[opset] = folder / f"{name}.{opset}.onnx"
+            onnx_file.write(built.module, replace(spec, opset=opset), files[opset])
+        sessions = [onnx_file.open_session(f, threads=THREADS) for f in files.values()]
+        inputs = example(spec)
+        times = medians_ms(*(lambda s=s, i=inputs: onnx_file.run_session(s, i) for s in sessions), rounds=60)
+        for opset, time_ms in list(zip(files, times, strict=True))[:-1]:
+            label = f"{name}: opset {opset} / {spec.opset}, latency"
+            show(label, time_ms / times[-1], ">= 1", f"{time_ms:.2f} / {times[-1]:.2f} ms")
+
+
 def bench_server(folder: Path) -> None:
     repository = folder / "repository"
     publish(GRAPHS["heimdall_net"], Repository(repository), Source(), version=None, report=lambda _: None)
@@ -127,6 +167,9 @@ def bench_server(folder: Path) -> None:
     inputs = example(GRAPHS["heimdall_net"], active=10)
     options = ServerOptions(repository=repository, grpc_port=0, http_port=0, metrics_port=0)
     with TritonServer(options) as server, LocalizationClient(server.grpc_url, timeout_s=30) as client:
+        # A server that has just started is slower for some hundred requests.
+        for _ in range(WARM_UP):
+            client.infer("heimdall_net", inputs)
         times = medians_ms(
             lambda: client.infer("heimdall_net", inputs),
             lambda s=session: onnx_file.run_session(s, inputs),
@@ -139,7 +182,7 @@ def bench_server(folder: Path) -> None:
         counts = [3, 4, 5, 6, 7] * 5
         mixed = [example(GRAPHS["heimdall_net"], active=c, seed=i) for i, c in enumerate(counts[:25])]
         rates: dict[str, list[float]] = {"equal": [], "mixed": []}
-        for _ in range(5):
+        for _ in range(ROUNDS):
             for name, inputs_list in (("equal", equal), ("mixed", mixed)):
                 rates[name].append(asyncio.run(throughput(server.grpc_url, inputs_list)))
         same, varied = (statistics.median(rates[n]) for n in ("equal", "mixed"))
@@ -173,8 +216,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rfserve-bench-") as name:
         folder = Path(name)
         bench_graphs(folder)
+        bench_opsets(folder)
         bench_server(folder)
         bench_large(folder)
+        bench_int8(folder)
 
 
 if __name__ == "__main__":
