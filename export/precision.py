@@ -100,7 +100,8 @@ def convert(
     if excess:
         raise DriftError(
             f"{spec.name} in {precision} ({method}) moves fixes too far from FP32 over {drift.rows.size} scenes: "
-            f"{'; '.join(excess)}. Nothing was published; export it in FP32, or train with quantization in mind"
+            f"{'; '.join(excess)}{f', with {len(kept)} parts in FP32' if kept else ''}. Nothing was published; export "
+            "it in FP32, or train with quantization in mind"
         )
     pays_here = suits("cpu", precision)
     ratio = _latency_ratio(spec, gate.single, onnx_file.open_session(file)) if pays_here else None

@@ -36,7 +36,7 @@ class Search:
     def write(self, file: Path) -> tuple[tuple[str, ...], Drift]:
         """Write the graph with as few parts in FP32 as the limit allows; those parts, and the drift that is left.
 
-        The drift may still be over the limit when even the least harmful part is too much.
+        The drift is still over the limit when half of the parts in FP32 are not enough: what is left would not pay.
         """
         drift = self._try(file, ())
         if not exceeded(drift, self.limit):
@@ -44,13 +44,19 @@ class Search:
         self.report(f"all in INT8 moves fixes {drift.position_p99_m:.3g} m at p99; looking for what hurts")
         order = self._damages(file)
         # The fewest parts that bring it within the limit, by bisection: more parts in FP32 never hurt in earnest.
-        low, high = 1, len(order) - 1
-        while low < high:
-            middle = (low + high) // 2
-            drift = self._try(file, order[:middle])
-            self.report(f"{middle} of {len(order)} parts in FP32: {drift.position_p99_m:.3g} m at p99")
-            low, high = (low, middle) if not exceeded(drift, self.limit) else (middle + 1, high)
-        return tuple(d.part for d in order[:low]), self._try(file, order[:low])
+        low, high = 1, max(len(order) // 2, 1)
+        written, best = high, self._try(file, order[:high])
+        while low < high and not exceeded(best, self.limit):
+            written = (low + high) // 2
+            drift = self._try(file, order[:written])
+            self.report(f"{written} of {len(order)} parts in FP32: {drift.position_p99_m:.3g} m at p99")
+            if exceeded(drift, self.limit):
+                low = written + 1
+            else:
+                high, best = written, drift
+        if written != high:
+            self._try(file, order[:high])
+        return tuple(d.part for d in order[:high]), best
 
     def _damages(self, file: Path) -> list[Damage]:
         """The damage of every part, greatest first; stages that hurt are taken apart into their blocks."""

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from rfserve.export import onnx_file, pbtxt, precision
+from rfserve.export import onnx_file, pbtxt, precision, quantization_search
 from rfserve.export.cli import main
 from rfserve.export.drift_gate import Gate, exceeded
 from rfserve.export.errors import DriftError, ExportError
@@ -140,6 +140,17 @@ def test_the_search_keeps_what_hurts_most_in_fp32(gate: Gate, quantizer: Quantiz
     by_name = {n.name: n for n in onnx.load(file).graph.node}
     assert in_float
     assert all(by_name[n].input[1] in initializers for n in in_float)
+
+
+def test_the_search_gives_up_when_half_in_fp32_is_not_enough(
+    gate: Gate, quantizer: Quantizer, tmp_path: Path, monkeypatch
+):
+    # Whole stages are enough to search among here.
+    monkeypatch.setattr(quantization_search, "SPLIT_SHARE", np.inf)
+    impossible = replace(WIDE, position_p99_m=1e-12, position_worst_m=1e-12)
+    kept, drift = Search(gate, quantizer, impossible, lambda _: None).write(tmp_path / "model.onnx")
+    assert exceeded(drift, impossible)
+    assert len(kept) == 3
 
 
 def test_the_gate_sees_a_variant_that_answers_for_a_row_that_is_not_finite(gate: Gate, quantized: Path, tmp_path: Path):
