@@ -169,14 +169,45 @@ def test_server_answers_as_the_version_does_alone_and_in_the_ensemble(folder, li
         assert checked.worst_ratio <= 1
 
 
-def test_answers_of_another_graph_are_refused(folder, live, tmp_path):
-    """The same version number, but not the same weights: the server runs from another repository."""
+def test_server_that_runs_from_another_repository_is_found_out(live, tmp_path):
+    """The same version number, but not the same weights."""
     other = Repository(tmp_path)
     publish_graph(other, NETWORK, 3)
-    with pytest.raises(
-        LiveServerError, match=r"heimdall_net/1 answers positions that differ by .*serve this repository"
+    history = other.serving(NETWORK.name)
+    with pytest.raises(ReleaseError, match=r"heimdall_net/1 answers positions that differ by .*serve this repository"):
+        release.promote(other, NETWORK, 1, servers=[live])
+    assert other.serving(NETWORK.name) == history
+
+
+class DeafServer(LiveServer):
+    """A server that is lost after it was asked what it serves."""
+
+    def load(self, model: str) -> None:
+        raise LiveServerError(f"{self.url}: cannot load {model}: UNAVAILABLE")
+
+
+def test_rollback_goes_on_where_one_server_fails(folder, live):
+    repository = Repository(folder)
+    release.promote(repository, NETWORK, 2, servers=[live])
+    with (
+        DeafServer(live.url, 30, KEY) as deaf,
+        pytest.raises(ReleaseError, match=r"rolled back to version 1 for cpu, version 1 for gpu in .* not on 1 of 2"),
     ):
-        release.checked_on(live, other, NETWORK, 1)
+        release.rollback(repository, NETWORK, servers=[deaf, live])
+    assert live.served_versions(NETWORK.name) == [1]
+    assert repository.serving(NETWORK.name).promoted == {"cpu": 1, "gpu": 1}
+
+
+def test_promotion_is_undone_on_the_servers_that_took_it(folder, live):
+    repository = Repository(folder)
+    history = repository.serving(NETWORK.name)
+    with (
+        DeafServer(live.url, 30, KEY) as deaf,
+        pytest.raises(ReleaseError, match=r"not promoted: .*UNAVAILABLE.*; but"),
+    ):
+        release.promote(repository, NETWORK, 2, servers=[live, deaf])
+    assert live.served_versions(NETWORK.name) == [1]
+    assert repository.serving(NETWORK.name) == history
 
 
 @pytest.fixture
