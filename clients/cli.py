@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from rfserve.clients import map_page
+from rfserve.clients import map_page, tensor_file
 from rfserve.clients.alignment import align
 from rfserve.clients.client import LocalizationClient
 from rfserve.clients.errors import ClientError, PositionInvalid
@@ -173,6 +173,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--root-certificates", type=Path, metavar="CA.pem", help="encrypt, and trust these")
         command.add_argument("--private-key", type=Path, metavar="KEY.pem", help="for a server that asks who calls")
         command.add_argument("--certificate-chain", type=Path, metavar="CERT.pem", help="goes with --private-key")
+
+    tensor_file.add_to(commands)
 
     synthesize = commands.add_parser("synthesize", help="write a small synthetic SigMF event with its truth")
     synthesize.add_argument("folder", type=Path, metavar="DIR")

@@ -7,9 +7,11 @@ RfserveError
     ├── GraphError          the ONNX file is not what its spec says
     ├── ParityError         ONNX Runtime and eager PyTorch disagree
     ├── DriftError          another precision moves fixes too far
-    └── RepositoryError     the model repository cannot be read or written
-        ├── VersionExists   a published version is immutable
-        └── VersionNotFound a version that is not published, or none to go back to
+    ├── RepositoryError     the model repository cannot be read or written
+    │   ├── VersionExists   a published version is immutable, and its number is never used again
+    │   └── VersionNotFound a version that is not published, or none to go back to
+    ├── ReleaseError        a promotion, rollback or retirement was refused or failed
+    └── LiveServerError     a running server cannot be reached, or does not do what it was told
 """
 
 from rfserve.export.spec.errors import RfserveError
@@ -44,8 +46,16 @@ class RepositoryError(ExportError):
 
 
 class VersionExists(RepositoryError):
-    """This version is published already, and versions are immutable."""
+    """This version is published already or was once, and versions are immutable."""
 
 
 class VersionNotFound(RepositoryError):
     """The version is not published, or there is none to go back to."""
+
+
+class ReleaseError(ExportError):
+    """A promotion, rollback or retirement was refused, or failed; the text says what is served now."""
+
+
+class LiveServerError(ExportError):
+    """A running server cannot be reached, or does not do what it was told."""

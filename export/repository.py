@@ -1,22 +1,21 @@
 """A Triton model repository on a local disk: versions appear whole or not at all, and never change."""
 
-import fcntl
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
-from rfserve.export import pbtxt, serving
-from rfserve.export.errors import RepositoryError, VersionExists, VersionNotFound
+from rfserve.export import durable_files, pbtxt, serving, staging
+from rfserve.export.errors import ReleaseError, RepositoryError, VersionExists, VersionNotFound
 from rfserve.export.manifest import FILE_NAME, Manifest, file_facts
 from rfserve.export.serving import Event, Serving
 from rfserve.export.spec import ModelSpec, example
 from rfserve.export.spec.model import TARGETS, Served
 from rfserve.export.spec.precision import suits
 
-STAGING_PREFIX = ".incoming-"
-LOCK_NAME = ".lock"
+# What a version counts as whose manifest cannot be read: it suits no target, and Triton would still find it.
+UNREADABLE = "unreadable"
 
 Fill = Callable[[Path], Callable[[int], Manifest]]
 Change = Callable[[Serving], Serving]
@@ -46,7 +45,7 @@ class Repository:
         home = self.folder / model
         if not home.is_dir():
             return []
-        return sorted(int(f.name) for f in home.iterdir() if f.is_dir() and f.name.isdigit())
+        return sorted(int(f.name) for f in home.iterdir() if f.is_dir() and staging.VERSION_NAME.fullmatch(f.name))
 
     def manifest(self, model: str, version: int) -> Manifest:
         """The manifest of a version; `RepositoryError` when it cannot be read."""
@@ -62,9 +61,9 @@ class Repository:
         yield self.folder / model / str(version)
 
     def precisions(self, model: str) -> dict[int, str]:
-        """The precision of every published version; one whose manifest cannot be read is left out."""
-        found = {}
-        for version in self.versions(model):
+        """The precision of every published version; `unreadable` where the manifest is."""
+        found = dict.fromkeys(self.versions(model), UNREADABLE)
+        for version in found:
             with suppress(RepositoryError):
                 found[version] = self.manifest(model, version).precision
         return found
@@ -79,28 +78,50 @@ class Repository:
     def change_serving(self, spec: Served, change: Change) -> Serving:
         """Replace what is promoted by what `change` makes of it, and write the configuration that follows.
 
-        One change at a time. The decision is written first: a crash between the two leaves a configuration that
-        `check` names and `write_configuration` mends.
+        One change at a time. When anything fails, the repository is as it was. The decision is written first: a crash
+        between the two leaves a configuration that `check` names and `write_configuration` mends.
+        """
+        if not (self.folder / spec.name).is_dir():
+            raise VersionNotFound(f"{spec.name} has no version in {self.location}: `rfserve-export write {spec.name}`")
+        with self._writing(spec):
+            after = change(self._settled(spec.name))
+            # Refuses, before anything is written, to serve a version that is not published.
+            self._save(spec, after)
+            return after
+
+    def retire(self, spec: Served, version: int) -> Serving:
+        """Take a version away for good; its number is never used again.
+
+        One rename takes it from every server's sight; its files go after that. `ReleaseError` when a target serves it
+        or it is the only one, `VersionNotFound` when it is not published.
         """
         home = self.folder / spec.name
-        try:
-            with _lock(home):
-                after = change(self.serving(spec.name))
-                # Refuses, before anything is written, to serve a version that is not published.
-                files = _model_files(spec, self._policies(spec.name, after))
-                _replace(home / serving.FILE_NAME, after.to_json().encode())
-                with _replaced(files, home):
-                    return after
-        except OSError as error:
-            raise RepositoryError(f"{spec.name}: cannot write to the repository {self.folder}: {error}") from error
+        if version not in self.versions(spec.name):
+            raise VersionNotFound(
+                f"{spec.name}/{version} is not published in {self.location}; it has "
+                f"{self.versions(spec.name) or 'no version'}"
+            )
+        with self._writing(spec):
+            state = self._settled(spec.name)
+            precisions = self.precisions(spec.name)
+            self._refuse_retiring(spec.name, version, state, precisions)
+            hidden = home / f"{staging.RETIRED_PREFIX}{version}"
+            (home / str(version)).rename(hidden)
+            with _finishing(f"{spec.name}/{version} is retired"):
+                durable_files.sync(home)
+                # Before the history is written: a full disk is a reason to retire versions.
+                staging.empty(hidden)
+                after = state.with_event(Event(action="retire", version=version, note=precisions[version]))
+                self._save(spec, after)
+                return after
 
     def publish(self, spec: Served, fill: Fill, version: int | None = None) -> Manifest:
         """Publish a version (default: the next one) and the configuration of its model.
 
         `fill` writes the version's files into the folder it is given, and returns what makes the manifest once the
         version number is known. Nothing of the version is visible to a server before the final rename; when anything
-        fails before it, the repository is as it was. `VersionExists` when the version is published already,
-        `RepositoryError` when the folder cannot be written.
+        fails before it, the repository is as it was. `VersionExists` when the version is published already or its
+        number was retired, `RepositoryError` when the folder cannot be written, or what follows the rename failed.
         """
         if version is not None and version < 1:
             raise RepositoryError(f"{spec.name}: got version {version}; expected 1 or more")
@@ -113,42 +134,50 @@ class Repository:
 
     def _publish(self, spec: Served, fill: Fill, version: int | None) -> Manifest:
         home = self.folder / spec.name
-        made = _made_by_us(self.folder) + _made_by_us(home)
-        self._refuse_existing(spec.name, version)
-        home.mkdir(parents=True, exist_ok=True)
-        staging = home / f"{STAGING_PREFIX}{os.getpid()}"
+        made = _missing(home)
+        self._refuse_number(spec.name, version, self.serving(spec.name))
         try:
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir()
-            manifest_for = fill(staging)
-            with _lock(home):
-                self._clear_abandoned(home, staging)
-                self._refuse_existing(spec.name, version)
-                number = version or max(self.versions(spec.name), default=0) + 1
-                manifest = manifest_for(number)
-                _write(staging / FILE_NAME, manifest.to_json().encode())
-                _sync_tree(staging)
-                problems = manifest.differences(staging)
-                if problems:
-                    raise RepositoryError(f"{spec.name}: what was written reads back different: {'; '.join(problems)}")
-                state = self.serving(spec.name)
-                with _replaced(_model_files(spec, self._policies_before(state, manifest)), home):
-                    staging.rename(home / str(number))
-                _sync(home)
-                self._record(spec, state, Event(action="publish", version=number, note=manifest.precision))
-                return manifest
+            with staging.incoming(home) as folder:
+                manifest_for = fill(folder)
+                with durable_files.lock(home / staging.LOCK_NAME):
+                    state = self._settled(spec.name)
+                    self._refuse_number(spec.name, version, state)
+                    manifest = manifest_for(version or self._next_number(spec.name, state))
+                    self._seal(manifest, folder)
+                    before = _model_files(spec, self._policies_before(state, manifest))
+                    with durable_files.replaced(before, home):
+                        folder.rename(home / str(manifest.version))
+                    with _finishing(f"{spec.name}/{manifest.version} is published"):
+                        for changed in (home, *(f.parent for f in made)):
+                            durable_files.sync(changed)
+                        event = Event(action="publish", version=manifest.version, note=manifest.precision)
+                        self._save(spec, state.with_event(event))
+                    return manifest
         except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            for folder in reversed(made):
-                _remove_if_bare(folder)
+            for folder in made:
+                staging.remove_if_bare(folder)
             raise
 
+    @staticmethod
+    def _seal(manifest: Manifest, folder: Path) -> None:
+        """Write the manifest last, and read everything back from the disk."""
+        durable_files.write(folder / FILE_NAME, manifest.to_json().encode())
+        durable_files.sync_tree(folder)
+        problems = manifest.differences(folder)
+        if problems:
+            raise RepositoryError(f"{manifest.model}: what was written reads back different: {'; '.join(problems)}")
+
     def write_configuration(self, spec: Served) -> None:
-        """Write the files of a model that no version owns: `config.pbtxt`, its variants, warm-up data."""
-        home = self.folder / spec.name
-        home.mkdir(parents=True, exist_ok=True)
-        with _replaced(_model_files(spec, self._policies(spec.name, self.serving(spec.name))), home):
-            pass
+        """Write the files of a model that no version owns: `config.pbtxt`, its variants, warm-up data.
+
+        Also finishes what a writer that was killed or ran out of disk left undone.
+        """
+        try:
+            (self.folder / spec.name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RepositoryError(f"{spec.name}: cannot write to the repository {self.folder}: {error}") from error
+        with self._writing(spec):
+            self._save(spec, self._settled(spec.name))
 
     def configuration(self, spec: Served) -> dict[str, str]:
         """The configuration files as they should be, by path below the model's folder."""
@@ -159,13 +188,67 @@ class Repository:
         home = self.folder / spec.name
         return {n: (home / n).read_text() if (home / n).is_file() else None for n in configuration_files(spec)}
 
-    def _record(self, spec: Served, state: Serving, event: Event) -> None:
-        """Note a publication that has happened, and let the targets that it suits serve it."""
+    @contextmanager
+    def _writing(self, spec: Served) -> Iterator[None]:
+        try:
+            with durable_files.lock(self.folder / spec.name / staging.LOCK_NAME):
+                yield
+        except OSError as error:
+            raise RepositoryError(
+                f"{spec.name}: cannot write to the repository {self.folder}: {error}; the repository is as it was"
+            ) from error
+
+    def _settled(self, model: str) -> Serving:
+        """The state with what a writer did not live to note, after clearing what it left. Hold the lock."""
+        home = self.folder / model
+        staging.clear_leftovers(home)
+        state = self.serving(model)
+        missed = []
+        for version, precision in self.precisions(model).items():
+            if version not in state.noted("publish"):
+                event = Event(action="publish", version=version, note=precision)
+                if precision != UNREADABLE:
+                    event = replace(event, at_utc=self.manifest(model, version).created_utc)
+                missed.append(event)
+        gone = set(staging.retired(home)) - state.noted("retire")
+        missed += [Event(action="retire", version=version) for version in sorted(gone)]
+        return state.with_missed(missed)
+
+    def _save(self, spec: Served, state: Serving) -> None:
+        """Write the history and the configuration that follows from it, both or none. Hold the lock."""
         home = self.folder / spec.name
-        after = state.with_event(event)
-        _replace(home / serving.FILE_NAME, after.to_json().encode())
-        with _replaced(_model_files(spec, self._policies(spec.name, after)), home):
+        history = {serving.FILE_NAME: state.to_json().encode()} if state != Serving() else {}
+        with durable_files.replaced(history | _model_files(spec, self._policies(spec.name, state)), home):
             pass
+        for hidden in staging.retired(home).values():
+            shutil.rmtree(hidden, ignore_errors=True)
+
+    def _next_number(self, model: str, state: Serving) -> int:
+        """Above every number that is or ever was published."""
+        return max([*self.versions(model), *(e.version for e in state.events)], default=0) + 1
+
+    def _refuse_number(self, model: str, version: int | None, state: Serving) -> None:
+        following = self._next_number(model, state)
+        if version in self.versions(model):
+            raise VersionExists(
+                f"{model}/{version} is published already and versions are immutable; leave --version out to get "
+                f"{following}"
+            )
+        if version in state.noted("retire"):
+            raise VersionExists(
+                f"{model}/{version} was retired and a number is never used twice; leave --version out to get "
+                f"{following}"
+            )
+
+    @staticmethod
+    def _refuse_retiring(model: str, version: int, state: Serving, precisions: Mapping[int, str]) -> None:
+        if set(precisions) == {version}:
+            raise ReleaseError(f"{model}/{version} is the only version; publish another one before it is retired")
+        serving_it = [t for t in TARGETS if state.served(t, precisions) == version]
+        if serving_it:
+            raise ReleaseError(
+                f"{model}/{version} is what {' and '.join(serving_it)} serves; promote another version first"
+            )
 
     def _policies(self, model: str, state: Serving) -> dict[str, int | None]:
         precisions = self.precisions(model)
@@ -176,20 +259,6 @@ class Repository:
         before = self.precisions(coming.model)
         after = before | {coming.version: coming.precision}
         return {t: state.policy(t, before if suits(t, coming.precision) else after) for t in TARGETS}
-
-    def _refuse_existing(self, model: str, version: int | None) -> None:
-        if version is not None and version in self.versions(model):
-            raise VersionExists(
-                f"{model}/{version} is published already and versions are immutable; leave --version out to get "
-                f"{max(self.versions(model)) + 1}"
-            )
-
-    @staticmethod
-    def _clear_abandoned(home: Path, own: Path) -> None:
-        for folder in home.glob(f"{STAGING_PREFIX}*"):
-            owner = folder.name.removeprefix(STAGING_PREFIX)
-            if folder != own and not (owner.isdigit() and Path(f"/proc/{owner}").exists()):
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def configuration_files(spec: Served, policies: Mapping[str, int | None] | None = None) -> dict[str, str]:
@@ -216,72 +285,21 @@ def version_files(folder: Path) -> dict[str, dict[str, object]]:
 
 
 @contextmanager
-def _replaced(files: Mapping[str, bytes], home: Path) -> Iterator[None]:
-    """Write the files that differ, each by an atomic rename; put the old ones back when the body fails."""
-    before: dict[Path, bytes | None] = {}
+def _finishing(done: str) -> Iterator[None]:
+    """What cannot be taken back is done: an error here must say so."""
     try:
-        for name, content in files.items():
-            file = home / name
-            old = file.read_bytes() if file.is_file() else None
-            if old != content:
-                before[file] = old
-                file.parent.mkdir(exist_ok=True)
-                _replace(file, content)
         yield
-    except BaseException:
-        for file, old in before.items():
-            if old is None:
-                file.unlink(missing_ok=True)
-            else:
-                _replace(file, old)
-        raise
+    except OSError as error:
+        raise RepositoryError(
+            f"{done}, but its history and configuration could not be written: {error}; make that possible, and "
+            "`rfserve-export configure` finishes the job"
+        ) from error
 
 
-def _replace(file: Path, content: bytes) -> None:
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        _write(beside, content)
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
-    _sync(file.parent)
-
-
-def _write(file: Path, content: bytes) -> None:
-    with file.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _lock(home: Path) -> Iterator[None]:
-    """One publisher at a time; the lock goes with the process that holds it."""
-    with (home / LOCK_NAME).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _made_by_us(folder: Path) -> list[Path]:
-    return [] if folder.exists() else [folder]
-
-
-def _remove_if_bare(folder: Path) -> None:
-    """Take away a folder that this publication made, with the empty ones and the lock in it."""
-    (folder / LOCK_NAME).unlink(missing_ok=True)
-    for inner in (folder / "configs", folder / "warmup", folder):
-        if inner.is_dir() and not any(inner.iterdir()):
-            inner.rmdir()
+def _missing(folder: Path) -> list[Path]:
+    """The folder and those above it that are not there yet, innermost first."""
+    found = []
+    while not folder.exists():
+        found.append(folder)
+        folder = folder.parent
+    return found

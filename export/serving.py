@@ -50,6 +50,36 @@ class Serving:
             promoted |= dict.fromkeys(event.targets, event.version)
         return replace(self, promoted=promoted, events=(*self.events, event))
 
+    def undone(self, event: Event, before: "Serving") -> "Serving":
+        """Without an event that did not work out, and with what its targets had promoted `before` it.
+
+        A target that was given another version meanwhile keeps that one.
+        """
+        promoted = dict(self.promoted)
+        for target in event.targets:
+            if promoted.get(target) == event.version:
+                del promoted[target]
+                if target in before.promoted:
+                    promoted[target] = before.promoted[target]
+        events = list(self.events)
+        if event in events:
+            events.reverse()
+            events.remove(event)
+            events.reverse()
+        return replace(self, promoted=promoted, events=tuple(events))
+
+    def with_missed(self, missed: Iterable[Event]) -> "Serving":
+        """With events that their writer did not live to note, each where its time puts it."""
+        events = list(self.events)
+        for event in missed:
+            place = next((i for i, e in enumerate(events) if e.at_utc > event.at_utc), len(events))
+            events.insert(place, event)
+        return replace(self, events=tuple(events))
+
+    def noted(self, action: str) -> set[int]:
+        """The versions that the history has an event of this kind for."""
+        return {e.version for e in self.events if e.action == action}
+
     def served(self, target: str, precisions: Mapping[int, str]) -> int | None:
         """The version that `target` serves out of the published ones (version to precision); None without any.
 
@@ -57,8 +87,7 @@ class Serving:
         """
         version = self.promoted.get(target)
         if version is None:
-            fitting = [v for v, precision in precisions.items() if suits(target, precision)]
-            return max(fitting or precisions, default=None)
+            return _newest(target, precisions)
         if version not in precisions:
             raise VersionNotFound(
                 f"version {version} is promoted for {target} but not published; it has {sorted(precisions)}: promote "
@@ -73,27 +102,54 @@ class Serving:
             return None
         return version
 
-    def previous(self, target: str, published: Iterable[int]) -> int:
+    def previous(self, target: str, precisions: Mapping[int, str]) -> int:
         """The version to go back to: the last one served before the present one that is still published.
 
-        `VersionNotFound` when there is none.
+        Where the history does not reach back that far, the newest older one that suits the target and was not rolled
+        back itself. `VersionNotFound` when there is none.
         """
-        left = set(published)
-        present = self.promoted.get(target)
-        served: list[int] = []
-        for event in self.events:
-            if event.action == "promote" and target in event.targets:
-                served.append(event.version)
-            elif event.action == "rollback" and target in event.targets:
-                # What was rolled back is no way back.
-                served = served[: served.index(event.version) + 1] if event.version in served else [event.version]
-        earlier = [v for v in served[:-1] if v in left and v != present]
+        present = self.served(target, precisions)
+        course = self._course(target)
+        earlier = [v for v, _ in course.served[:-1] if v in precisions and v != present]
         if earlier:
             return earlier[-1]
-        older = [v for v in left if present is not None and v < present]
+        older = [
+            v
+            for v, precision in precisions.items()
+            if present is not None and v < present and suits(target, precision) and v not in course.withdrawn
+        ]
         if not older:
-            raise VersionNotFound(f"{target} serves {present or 'the newest version'}; nothing older is left to serve")
+            raise VersionNotFound(
+                f"{target} serves version {present or '-'}, and nothing it served before is left; promote one of "
+                f"{sorted(precisions)}"
+            )
         return max(older)
+
+    def last_changed(self) -> tuple[str, ...]:
+        """The targets whose served version the latest event changed, of those that a rollback has not undone."""
+        changes = {target: self._course(target).changed_by for target in TARGETS}
+        latest = max(changes.values())
+        return tuple(t for t, index in changes.items() if index == latest)
+
+    def _course(self, target: str) -> "_Course":
+        course = _Course()
+        promoted: int | None = None
+        known: dict[int, str] = {}
+        for index, event in enumerate(self.events):
+            if event.action == "publish":
+                known[event.version] = event.note
+            elif event.action == "retire":
+                known.pop(event.version, None)
+            elif target in event.targets:
+                promoted = event.version
+                if event.action == "rollback":
+                    course = course.back_to(event.version)
+                else:
+                    course.withdrawn.discard(event.version)
+            served = promoted or _newest(target, known)
+            if served is not None and served != course.present:
+                course.served.append((served, index))
+        return course
 
     def to_json(self) -> str:
         """As the file holds it."""
@@ -114,3 +170,32 @@ class Serving:
         if unknown:
             raise RepositoryError(f"{FILE_NAME}: got targets {sorted(unknown)}; expected some of {', '.join(TARGETS)}")
         return cls(promoted=promoted, events=events)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Course:
+    """The versions that a target came to serve, each with the index of its event, and those rolled back since."""
+
+    served: list[tuple[int, int]] = field(default_factory=list)
+    withdrawn: set[int] = field(default_factory=set)
+
+    @property
+    def present(self) -> int | None:
+        return self.served[-1][0] if self.served else None
+
+    @property
+    def changed_by(self) -> int:
+        return self.served[-1][1] if self.served else -1
+
+    def back_to(self, version: int) -> "_Course":
+        """Cut off behind the last time that `version` was served: what was rolled back is no way back."""
+        places = [i for i, (v, _) in enumerate(self.served) if v == version]
+        kept = places[-1] + 1 if places else 0
+        gone = {v for v, _ in self.served[kept:]} - {version}
+        return _Course(served=self.served[:kept], withdrawn=self.withdrawn | gone)
+
+
+def _newest(target: str, precisions: Mapping[int, str]) -> int | None:
+    """The rule without a promotion: the newest version that suits the target, else the newest."""
+    fitting = [v for v, precision in precisions.items() if suits(target, precision)]
+    return max(fitting or precisions, default=None)

@@ -22,7 +22,7 @@ def problems(repository: Repository, model: str) -> list[str]:
     if not versions:
         found.append("no version is published; write one with `rfserve-export write " + model + "`")
     for version in versions:
-        found += [f"version {version}: {p}" for p in _version_problems(repository, spec, version)]
+        found += [f"version {version}: {p}" for p in version_problems(repository, spec, version)]
     return found
 
 
@@ -44,7 +44,8 @@ def _configuration_problems(repository: Repository, spec: Served) -> list[str]:
     return found
 
 
-def _version_problems(repository: Repository, spec: Served, version: int) -> list[str]:
+def version_problems(repository: Repository, spec: Served, version: int) -> list[str]:
+    """Everything that is wrong with one version: its manifest, hashes and graph, and whether ONNX Runtime loads it."""
     try:
         manifest = repository.manifest(spec.name, version)
         if manifest.version != version:

@@ -1,19 +1,23 @@
 """`rfserve-export list`, `check`, `configure` and `table`: what there is, and whether it is as it should be."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rfserve.export import table, verification
 from rfserve.export.commands import repository_option
-from rfserve.export.errors import ExportError
+from rfserve.export.errors import ExportError, VersionNotFound
 from rfserve.export.repository import Repository
 from rfserve.export.spec import MODELS
+from rfserve.export.spec.model import TARGETS
 
 
 def add_to(commands: Any) -> None:
     """Add the commands to the sub-parsers of `rfserve-export`."""
-    listing = commands.add_parser("list", help="the versions in the repository and where their weights come from")
+    listing = commands.add_parser(
+        "list", help="the versions, which targets serve them, and where their weights come from"
+    )
     listing.set_defaults(run=_list)
 
     check = commands.add_parser("check", help="verify hashes, graphs and configurations again")
@@ -36,17 +40,29 @@ def add_to(commands: Any) -> None:
 def _list(options: argparse.Namespace) -> int:
     repository: Repository = options.repository
     for model in repository.models():
+        served = _served(repository, model)
         for version in repository.versions(model):
             manifest = repository.manifest(model, version)
             size = sum(int(f["bytes"]) for f in manifest.files.values())
             kind = " ".join(k for k in (manifest.variant, manifest.encoder_order) if k)
+            targets = ",".join(t for t, v in served.items() if v == version) or "-"
             print(
-                f"{model:20} {version:>4}  {size / 1e6:8.1f} MB  {manifest.created_utc}  "
+                f"{model:20} {version:>4}  {targets:7}  {size / 1e6:8.1f} MB  {manifest.created_utc}  "
                 f"{manifest.precision}  {manifest.weights}  {kind}".rstrip()
             )
         if not repository.versions(model):
             print(f"{model:20}    -  no version; write one with `rfserve-export write {model}`")
     return 0
+
+
+def _served(repository: Repository, model: str) -> dict[str, int | None]:
+    """The version that each target serves; None where that one is not there, which `check` reports."""
+    state, precisions = repository.serving(model), repository.precisions(model)
+    served: dict[str, int | None] = dict.fromkeys(TARGETS)
+    for target in TARGETS:
+        with suppress(VersionNotFound):
+            served[target] = state.served(target, precisions)
+    return served
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -1,12 +1,14 @@
 """`rfserve-export` as its users run it."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rfserve.export.cli import main
 from rfserve.export.repository import Repository
+from rfserve.export.spec import find
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:
@@ -34,6 +36,7 @@ def test_written_models_are_listed_and_check(repository: Path, capsys):
     code, out, _ = run(capsys, "list", "--repository", repository)
     assert code == 0
     assert "untrained (seed 0)  tiny" in out
+    assert out.count("     1  cpu,gpu") == 3
     code, out, _ = run(capsys, "check", "--repository", repository)
     assert code == 0
     assert out.count(": ok (version 1)") == 3
@@ -123,3 +126,105 @@ def test_manifest_holds_the_parity_figures(repository: Path):
     assert manifest.parity["cases"] == 5
     assert set(manifest.parity["worst"]) == {"positions", "uncertainties"}
     assert manifest.opset == 20
+
+
+def copy_version(repository: Path, model: str, precision: str = "fp32") -> int:
+    """Publish version 1 once more."""
+    home = repository / model / "1"
+    first = Repository(repository).manifest(model, 1)
+
+    def fill(folder: Path):
+        shutil.copy(home / "model.onnx", folder)
+        return lambda number: replace(first, version=number, precision=precision)
+
+    return Repository(repository).publish(find(model), fill).version
+
+
+def test_versions_are_promoted_rolled_back_retired_and_remembered(repository: Path, capsys):
+    where = ("--repository", repository)
+    for version in (2, 3):
+        assert copy_version(repository, "mel_features") == version
+    assert run(capsys, "promote", "mel_features", 2, "--target", "gpu", *where)[0] == 0
+    code, out, err = run(capsys, "promote", "mel_features", 1, *where)
+    assert (code, out) == (0, "mel_features: cpu serves version 1\nmel_features: gpu serves version 1\n")
+    assert "no --url: a running server serves it once it loads the model again" in err
+    assert run(capsys, "rollback", "mel_features", *where)[1] == (
+        "mel_features: cpu serves version 3\nmel_features: gpu serves version 2\n"
+    )
+    code, out, _ = run(capsys, "retire", "mel_features", 1, *where)
+    assert (code, out) == (0, "mel_features/1 is retired; its number is not used again\n")
+    _, out, _ = run(capsys, "history", "mel_features", *where)
+    assert [line.split()[1:] for line in out.splitlines()] == [
+        ["publish", "1", "-", "fp32", "gone"],
+        ["publish", "2", "-", "fp32", "published"],
+        ["publish", "3", "-", "fp32", "published"],
+        ["promote", "2", "gpu", "fp32", "published"],
+        ["promote", "1", "cpu,gpu", "fp32", "gone"],
+        ["rollback", "2", "gpu", "fp32", "published"],
+        ["rollback", "3", "cpu", "fp32", "published"],
+        ["retire", "1", "-", "fp32", "gone"],
+    ]
+    _, out, _ = run(capsys, "list", *where)
+    assert [line.split()[1:3] for line in out.splitlines() if "mel_features " in line] == [["2", "gpu"], ["3", "cpu"]]
+    assert run(capsys, "check", "mel_features", *where)[0] == 0
+
+
+def test_retired_number_is_never_used_again(repository: Path, capsys):
+    where = ("--repository", repository)
+    for _ in range(2):
+        copy_version(repository, "mel_features")
+    assert run(capsys, "promote", "mel_features", 1, *where)[0] == 0
+    assert run(capsys, "retire", "mel_features", 3, *where)[0] == 0
+    code, _, err = run(capsys, "write", "mel_features", "--version", 3, *where)
+    assert code == 1
+    assert "mel_features/3 was retired and a number is never used twice; leave --version out to get 4" in err
+    assert copy_version(repository, "mel_features") == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["promote", "mel_features", 7], "mel_features/7 is not published"),
+        (["promote", "mel_features", 2], "mel_features/2 is int8, but gpu serves fp32 or fp16"),
+        (["promote", "mel_features", 1, "--url", "http://127.0.0.1:8000"], "expected host:port of its gRPC endpoint"),
+        (["promote", "mel_features", 1, "--url", "a:1", "--admin-key-file", "none"], "cannot read the administrator's"),
+        (["promote", "mel_features", 1, "--url", "a:1", "--timeout-s", "0"], "expected above 0"),
+        (["rollback", "locate_spectrogram"], "serves version 1, and nothing it served before is left; promote one of"),
+        (["rollback", "heimdall_net"], "heimdall_net has no version"),
+        (["retire", "mel_features", 1], "mel_features/1 is what gpu serves; promote another version first"),
+        (["retire", "mel_features", 2], "mel_features/2 is what cpu serves; promote another version first"),
+        (["retire", "mel_features", 7], "mel_features/7 is not published"),
+        (["retire", "locate_spectrogram", 1], "locate_spectrogram/1 is the only version"),
+        (["history", "heimdall_net"], "holds no history of heimdall_net"),
+        (["diff", "mel_features", 1, 2], "no versions with positions of their own"),
+    ],
+)
+def test_release_that_cannot_be_is_refused_and_changes_nothing(arguments, message, repository: Path, capsys):
+    copy_version(repository, "mel_features", "int8")
+    before = {f: f.read_bytes() for f in repository.rglob("*") if f.is_file() and f.name != ".lock"}
+    command = [*arguments, "--repository", repository]
+    if arguments[:3] == ["promote", "mel_features", 2]:
+        command += ["--target", "gpu"]
+    code, _, err = run(capsys, *command)
+    assert code == 1
+    assert message in err
+    assert err.count("\n") == 1
+    assert {f: f.read_bytes() for f in repository.rglob("*") if f.is_file() and f.name != ".lock"} == before
+
+
+def test_precision_decides_who_serves_a_version_unless_forced(repository: Path, capsys):
+    where = ("--repository", repository)
+    copy_version(repository, "mel_features", "int8")
+    assert run(capsys, "promote", "mel_features", 2, *where)[1] == "mel_features: cpu serves version 2\n"
+    forced = run(capsys, "promote", "mel_features", 2, "--target", "gpu", "--force", *where)
+    assert forced[1] == "mel_features: gpu serves version 2\n"
+
+
+def test_list_shows_what_is_left_when_the_promoted_version_is_gone(repository: Path, capsys):
+    copy_version(repository, "mel_features")
+    run(capsys, "promote", "mel_features", 1, "--target", "cpu", "--repository", repository)
+    remove_version(repository)
+    code, out, _ = run(capsys, "list", "--repository", repository)
+    assert code == 0
+    assert "mel_features            2  gpu " in out
+    assert "version 1 is promoted for cpu but not published" in run(capsys, "check", "--repository", repository)[1]

@@ -78,32 +78,49 @@ def test_failure_while_filling_leaves_nothing(tmp_path: Path):
     assert not (tmp_path / "new" / SPEC.name).exists()
 
 
-@pytest.mark.parametrize("step", ["_write", "_sync_tree", "_replace", "_sync"])
+def failing_at(call: int, function: Callable[..., object]) -> Callable[..., object]:
+    """`function`, but its n-th call finds the disk full."""
+    calls = iter(range(1, 1000))
+
+    def counted(*arguments: object) -> object:
+        if next(calls) == call:
+            raise OSError(28, "No space left on device")
+        return function(*arguments)
+
+    return counted
+
+
 @pytest.mark.parametrize("fresh", [True, False])
-def test_failure_at_any_step_leaves_what_was_there(step: str, fresh: bool, tmp_path: Path, monkeypatch):
-    repository = Repository(tmp_path)
-    if not fresh:
-        repository.publish(SPEC, fill())
-        (tmp_path / SPEC.name / "config.pbtxt").write_text("# an older spec's\n")
-    before = snapshot(tmp_path)
-
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(repositories, step, fail)
-        with pytest.raises((RepositoryError, OSError), match="No space left"):
-            repository.publish(SPEC, fill(b"new"))
-    after = snapshot(tmp_path)
-    # The last sync comes after the rename: the version is there, and only its durability is in doubt.
-    published = {k for k in after if k.startswith("mel_features/2/")} if step == "_sync" else set()
-    assert {k: v for k, v in after.items() if k in before and k != "mel_features/config.pbtxt"} == {
-        k: v for k, v in before.items() if k != "mel_features/config.pbtxt"
-    }
-    assert not [k for k in after if ".incoming" in k]
-    if step not in {"_sync", "_replace"}:
-        assert after == before
-    assert published <= set(after)
+@pytest.mark.parametrize(("owner", "function"), [(os, "fsync"), (Path, "replace"), (Path, "rename")])
+def test_failure_at_any_step_leaves_what_was_there_or_says_what_is_done(owner, function, fresh, tmp_path, monkeypatch):
+    published_at = 0
+    for call in range(1, 100):
+        folder = tmp_path / str(call)
+        repository = Repository(folder)
+        if not fresh:
+            repository.publish(SPEC, fill())
+            (folder / SPEC.name / "config.pbtxt").write_text("# an older spec's\n")
+        before = snapshot(folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, function, failing_at(call, getattr(owner, function)))
+            try:
+                repository.publish(SPEC, fill(b"new"))
+                break
+            except RepositoryError as error:
+                said = str(error)
+        assert "No space left" in said
+        assert not [f for f in folder.rglob("*") if f.name.startswith((".incoming", ".coming"))]
+        if "is published" in said:
+            published_at = published_at or call
+            repository.write_configuration(SPEC)
+            assert max(repository.serving(SPEC.name).noted("publish")) == max(repository.versions(SPEC.name))
+        else:
+            assert said.endswith("the repository is as it was")
+            assert not published_at
+            assert snapshot(folder) == before
+            assert fresh is not folder.exists()
+    assert call > 1
+    assert published_at or function == "rename"
 
 
 def test_read_only_folder_is_refused_with_its_reason(tmp_path: Path):
@@ -120,10 +137,22 @@ def test_abandoned_staging_folder_is_cleared_by_the_next_publication(tmp_path: P
     repository = Repository(tmp_path)
     repository.publish(SPEC, fill())
     abandoned = tmp_path / SPEC.name / ".incoming-999999999"
-    abandoned.mkdir()
-    (abandoned / "model.onnx").write_bytes(b"half")
+    (abandoned / "files").mkdir(parents=True)
+    (abandoned / "files" / "model.onnx").write_bytes(b"half")
+    (abandoned / ".lock").touch()
     repository.publish(SPEC, fill())
     assert not abandoned.exists()
+    assert repository.versions(SPEC.name) == [1, 2]
+
+
+def test_staging_folder_of_a_living_publisher_is_left_alone(tmp_path: Path):
+    repository = Repository(tmp_path)
+
+    def fill_slowly(folder: Path) -> Callable[[int], Manifest]:
+        repository.publish(SPEC, fill(b"another, meanwhile"))
+        return fill()(folder)
+
+    assert repository.publish(SPEC, fill_slowly).version == 2
     assert repository.versions(SPEC.name) == [1, 2]
 
 

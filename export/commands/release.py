@@ -1,0 +1,145 @@
+"""`rfserve-export promote`, `rollback`, `retire`, `history` and `diff`: which version is served, and why."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from rfserve.export import comparison, live, release
+from rfserve.export.commands import repository_option
+from rfserve.export.errors import ExportError
+from rfserve.export.live import LiveServer
+from rfserve.export.release import Release
+from rfserve.export.repository import Repository
+from rfserve.export.spec import find
+from rfserve.export.spec.model import TARGETS
+
+
+def add_to(commands: Any) -> None:
+    """Add the commands to the sub-parsers of `rfserve-export`."""
+    promote = commands.add_parser("promote", help="serve a version, also on running servers, or leave all as it was")
+    promote.add_argument("model", metavar="MODEL")
+    promote.add_argument("version", type=int, metavar="VERSION")
+    promote.add_argument("--force", action="store_true", help="also for a target that the precision does not suit")
+    promote.set_defaults(run=_promote)
+
+    rollback = commands.add_parser("rollback", help="serve what was served before the latest change")
+    rollback.add_argument("model", metavar="MODEL")
+    rollback.set_defaults(run=_rollback)
+
+    for command, default in (
+        (promote, "every one that the precision suits"),
+        (rollback, "those of the latest change"),
+    ):
+        command.add_argument("--target", action="append", choices=TARGETS, help=f"repeatable (default: {default})")
+        command.add_argument(
+            "--url", action="append", default=[], metavar="HOST:PORT", help="gRPC of a running server; repeatable"
+        )
+        command.add_argument("--admin-key-file", type=Path, metavar="FILE", help="for servers that restrict control")
+        command.add_argument("--timeout-s", type=float, default=30.0, help="of each call (default: %(default)s)")
+
+    retire = commands.add_parser("retire", help="delete a version that no target serves; its number stays used")
+    retire.add_argument("model", metavar="MODEL")
+    retire.add_argument("version", type=int, metavar="VERSION")
+    retire.set_defaults(run=_retire)
+
+    history = commands.add_parser("history", help="what was published, promoted, rolled back and retired, and when")
+    history.add_argument("model", metavar="MODEL")
+    history.set_defaults(run=_history)
+
+    diff = commands.add_parser("diff", help="two versions on the same inputs, in metres and per cent of sigma")
+    diff.add_argument("model", metavar="MODEL")
+    diff.add_argument("before", type=int, metavar="A")
+    diff.add_argument("after", type=int, metavar="B")
+    given = diff.add_mutually_exclusive_group()
+    given.add_argument("--inputs", type=Path, metavar="FILE.npz", help="the model's own input tensors, batch first")
+    given.add_argument(
+        "--recordings",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="SigMF; each collection is an event, other recordings are one together",
+    )
+    diff.set_defaults(run=_diff)
+
+    for command in (promote, rollback, retire, history, diff):
+        repository_option.add_to(command)
+
+
+def _promote(options: argparse.Namespace) -> int:
+    servers = _servers(options)
+    try:
+        done = release.promote(
+            options.repository, find(options.model), options.version, options.target, servers, force=options.force
+        )
+    finally:
+        _close(servers)
+    _print(done)
+    return 0
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    servers = _servers(options)
+    try:
+        done = release.rollback(options.repository, find(options.model), options.target, servers)
+    finally:
+        _close(servers)
+    _print(done)
+    return 0
+
+
+def _servers(options: argparse.Namespace) -> list[LiveServer]:
+    key = None if options.admin_key_file is None else live.admin_key(options.admin_key_file)
+    return [LiveServer(url, options.timeout_s, key) for url in dict.fromkeys(options.url)]
+
+
+def _close(servers: list[LiveServer]) -> None:
+    for server in servers:
+        server.close()
+
+
+def _print(done: Release) -> None:
+    for target, version in done.versions.items():
+        print(f"{done.model}: {target} serves version {version}")
+    for url, seconds in done.servers_s.items():
+        print(f"{url}: loaded and checked in {seconds:.1f} s", file=sys.stderr)
+    if not done.servers_s:
+        print("no --url: a running server serves it once it loads the model again", file=sys.stderr)
+    print(f"{done.action} took {done.total_s:.1f} s, of which {done.verified_s:.1f} s to verify", file=sys.stderr)
+
+
+def _retire(options: argparse.Namespace) -> int:
+    release.retire(options.repository, find(options.model), options.version)
+    print(f"{options.model}/{options.version} is retired; its number is not used again")
+    return 0
+
+
+def _history(options: argparse.Namespace) -> int:
+    repository: Repository = options.repository
+    name = find(options.model).name
+    events = repository.serving(name).events
+    if not events:
+        raise ExportError(f"{repository.location} holds no history of {name}; write a version of it")
+    published = repository.versions(name)
+    precisions = {e.version: e.note for e in events if e.action == "publish"}
+    for event in events:
+        left = "published" if event.version in published else "gone"
+        targets = ",".join(event.targets) or "-"
+        print(
+            f"{event.at_utc}  {event.action:8}  {event.version:>4}  {targets:7}  "
+            f"{precisions.get(event.version) or '-':10}  {left}"
+        )
+    return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    compared = comparison.compare(
+        options.repository,
+        find(options.model),
+        options.before,
+        options.after,
+        inputs=options.inputs,
+        recordings=options.recordings or (),
+    )
+    print(compared.text())
+    return 0

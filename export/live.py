@@ -1,0 +1,133 @@
+"""One running Triton server over gRPC: load models, see what is served, ask for answers; a deadline on every call."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from rfserve.export.errors import LiveServerError
+from rfserve.export.spec import find
+from rfserve.export.spec.model import TARGETS
+from rfserve.export.spec.tensor import Array
+
+ADMIN_HEADER = "triton-grpc-protocol-admin-key"
+READY_POLL_S = 0.05
+
+# The first text that the server's message holds, or gRPC's status, says what to do.
+REMEDIES = (
+    ("protocol is restricted", "give the administrator's key with --admin-key-file"),
+    ("not allowed if polling", "a server in poll mode follows the repository by itself; leave --url out"),
+    ("UNAVAILABLE", "is it running? --url takes HOST:PORT of its gRPC endpoint"),
+    ("DEADLINE_EXCEEDED", "give a longer --timeout-s, or see whether the server is overloaded"),
+)
+
+
+class LiveServer:
+    """Control of the server at `url` (host:port of its gRPC). Every call ends within `timeout_s`.
+
+    `admin_key` is for servers that restrict the model-repository and model-config protocols. Methods raise
+    `LiveServerError`. Use it as a context manager, or `close` it.
+    """
+
+    def __init__(self, url: str, timeout_s: float = 30.0, admin_key: str | None = None) -> None:
+        host, _, port = url.rpartition(":")
+        if not host or "/" in host or not port.isdigit():
+            raise LiveServerError(f"got server {url!r}; expected host:port of its gRPC endpoint, as 127.0.0.1:8001")
+        if not 0 < timeout_s < float("inf"):
+            raise LiveServerError(f"{url}: got a time-out of {timeout_s} s; expected above 0")
+        self.url, self.timeout_s = url, timeout_s
+        self._headers = None if admin_key is None else {ADMIN_HEADER: admin_key}
+        self._client = triton.InferenceServerClient(url)
+
+    def __enter__(self) -> "LiveServer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def load(self, model: str) -> None:
+        """Have the server read a model's configuration again and serve what it says.
+
+        Returns once that is loaded. The version before goes on serving meanwhile, and stays when the load fails.
+        Ensembles that run the model follow by themselves (tried on 2.51: no request to one fails).
+        """
+        self._call(f"load {model}", self._client.load_model, model, headers=self._headers)
+
+    def is_ready(self, model: str, version: int | None = None) -> bool:
+        """Whether a version (default: any) is ready to answer."""
+        name = "" if version is None else str(version)
+        return bool(self._call(f"ready {model}/{name}", self._client.is_model_ready, model, name))
+
+    def wait_until_ready(self, model: str, version: int) -> None:
+        """Return when a version is ready; `LiveServerError` when it is not within the time-out."""
+        deadline = time.monotonic() + self.timeout_s
+        while not self.is_ready(model, version):
+            if time.monotonic() > deadline:
+                raise LiveServerError(
+                    f"{self.url}: {model}/{version} is not ready after {self.timeout_s:g} s; ready are "
+                    f"{self.served_versions(model) or 'none'}: does it serve this repository, and this target?"
+                )
+            time.sleep(READY_POLL_S)
+
+    def served_versions(self, model: str) -> list[int]:
+        """The versions that are ready to answer, ascending."""
+        index = self._call("index", self._client.get_model_repository_index, headers=self._headers)
+        return sorted(int(m.version) for m in index.models if m.name == model and m.state == "READY")
+
+    def target(self, model: str) -> str | None:
+        """Whose configuration of a model the server runs (`cpu` or `gpu`).
+
+        None for an ensemble, which has one only, and for a model that is not loaded.
+        """
+        if not self.is_ready(model):
+            return None
+        answer = self._call(f"config of {model}", self._client.get_model_config, model, headers=self._headers)
+        kinds = {g.Kind.Name(g.kind).removeprefix("KIND_").lower() for g in answer.config.instance_group}
+        return next((t for t in TARGETS if t in kinds), None)
+
+    def infer(
+        self, model: str, arrays: Mapping[str, Array], version: int | None = None
+    ) -> tuple[dict[str, Array], int]:
+        """The outputs for checked inputs, and the version that made them; without one, the server chooses it."""
+        spec = find(model)
+        inputs = []
+        for tensor in spec.inputs:
+            array = arrays[tensor.name]
+            inputs.append(triton.InferInput(tensor.name, list(array.shape), np_to_triton_dtype(array.dtype)))
+            inputs[-1].set_data_from_numpy(array)
+        name = "" if version is None else str(version)
+        result = self._call(f"ask {model}/{name}", self._client.infer, model, inputs, model_version=name)
+        found = {t.name: result.as_numpy(t.name) for t in spec.outputs}
+        missing = [n for n, array in found.items() if array is None]
+        if missing:
+            raise LiveServerError(f"{self.url}: {model} answered without {missing}; is another model served there?")
+        return found, int(result.get_response().model_version)
+
+    def _call(self, what: str, function: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, client_timeout=self.timeout_s, **options)
+        except InferenceServerException as error:
+            text = f"{str(error.status()).removeprefix('StatusCode.')}: {error.message()}"
+            remedy = next((r for part, r in REMEDIES if part in text), "see the server's log")
+            raise LiveServerError(f"{self.url}: cannot {what}: {text}; {remedy}") from error
+
+
+def admin_key(file: Path) -> str:
+    """The key that a file holds; `LiveServerError` when it holds none."""
+    try:
+        key = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LiveServerError(f"cannot read the administrator's key: {error}") from error
+    if not key or not key.isprintable():
+        raise LiveServerError(f"{file} holds no key; expected one line with the server's admin-key")
+    return key

@@ -1,0 +1,244 @@
+"""Promote, roll back and retire versions: in the repository, and on the servers that run from it."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rfserve.export import verification
+from rfserve.export.errors import ExportError, ReleaseError, VersionNotFound
+from rfserve.export.live import LiveServer
+from rfserve.export.live_check import checked_on
+from rfserve.export.repository import Repository
+from rfserve.export.serving import Event, Serving
+from rfserve.export.spec import ENSEMBLES
+from rfserve.export.spec.model import TARGETS, Served
+from rfserve.export.spec.precision import BY_TARGET, suits
+
+__all__ = ["Release", "checked_on", "promote", "retire", "rollback"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What was done: the version that each target serves now, and how long each part took.
+
+    `servers_s` has the seconds from the order to load until the checked answer, by the server's address.
+    """
+
+    action: str
+    model: str
+    versions: Mapping[str, int]
+    verified_s: float
+    total_s: float
+    servers_s: Mapping[str, float] = field(default_factory=dict)
+
+
+def promote(
+    repository: Repository,
+    spec: Served,
+    version: int,
+    targets: Sequence[str] | None = None,
+    servers: Sequence[LiveServer] = (),
+    *,
+    force: bool = False,
+) -> Release:
+    """Have `targets` (default: every one that the version's precision suits) serve a version.
+
+    The version is verified first, then written into the configuration, then loaded by one server after another; each
+    has to answer as ONNX Runtime does here. When one does not, the configuration and every server go back to what they
+    served before. `ReleaseError` with the reason then, and when the version is damaged or, without `force`, of a
+    precision that does not suit a target; `VersionNotFound` when it is not published.
+    """
+    begun = time.monotonic()
+    _verify(repository, spec, {version})
+    chosen = _suited(repository, spec, version, targets, force=force)
+    places = _places(spec, servers, dict.fromkeys(chosen, version))
+    verified_s = time.monotonic() - begun
+    event = Event(action="promote", version=version, targets=chosen)
+    seen: list[Serving] = []
+
+    def change(state: Serving) -> Serving:
+        seen.append(state)
+        return state.with_event(event)
+
+    repository.change_serving(spec, change)
+    touched: list[LiveServer] = []
+    taken_s = {}
+    try:
+        for server in places:
+            touched.append(server)
+            taken_s[server.url] = _switch(server, repository, spec, version)
+    except (ExportError, KeyboardInterrupt) as error:
+        left = _go_back(repository, spec, event, seen[0], touched)
+        raise ReleaseError(
+            f"{spec.name}/{version} was not promoted: {error or 'interrupted'}; "
+            + ("what was served before is served again" + "".join(f"; but {problem}" for problem in left))
+        ) from error
+    return Release(
+        action="promote",
+        model=spec.name,
+        versions=dict.fromkeys(chosen, version),
+        verified_s=verified_s,
+        total_s=time.monotonic() - begun,
+        servers_s=taken_s,
+    )
+
+
+def rollback(
+    repository: Repository, spec: Served, targets: Sequence[str] | None = None, servers: Sequence[LiveServer] = ()
+) -> Release:
+    """Have `targets` (default: those that the latest change concerned) serve what they served before it.
+
+    The versions are verified first. Then the configuration is changed, and all servers load at once. A server that
+    fails does not bring the others back to what they were taken off: `ReleaseError` names it at the end.
+    `VersionNotFound` when there is nothing to go back to.
+    """
+    begun = time.monotonic()
+    versions = _previous(repository, spec, repository.serving(spec.name), targets)
+    _verify(repository, spec, set(versions.values()))
+    places = _places(spec, servers, versions)
+    verified_s = time.monotonic() - begun
+
+    def change(state: Serving) -> Serving:
+        if _previous(repository, spec, state, targets) != versions:
+            raise ReleaseError(f"{spec.name}: what is served changed meanwhile; look at its history, and try again")
+        for version in sorted(set(versions.values())):
+            there = tuple(t for t, v in versions.items() if v == version)
+            state = state.with_event(Event(action="rollback", version=version, targets=there))
+        return state
+
+    repository.change_serving(spec, change)
+    taken_s, failed = {}, []
+    with ThreadPoolExecutor(max_workers=max(len(places), 1)) as pool:
+        switches = {s: pool.submit(_switch, s, repository, spec, version) for s, version in places.items()}
+        for server, switch in switches.items():
+            try:
+                taken_s[server.url] = switch.result()
+            except ExportError as error:
+                failed.append(str(error))
+    if failed:
+        raise ReleaseError(
+            f"{spec.name} is rolled back to {_said(versions)} in {repository.location}, but not on "
+            f"{len(failed)} of {len(places)} servers: {'; '.join(failed)}; mend or restart those"
+        )
+    return Release(
+        action="rollback",
+        model=spec.name,
+        versions=versions,
+        verified_s=verified_s,
+        total_s=time.monotonic() - begun,
+        servers_s=taken_s,
+    )
+
+
+def retire(repository: Repository, spec: Served, version: int) -> None:
+    """Take a version away for good; see `Repository.retire` for what is refused."""
+    repository.retire(spec, version)
+
+
+def _suited(
+    repository: Repository, spec: Served, version: int, targets: Sequence[str] | None, *, force: bool
+) -> tuple[str, ...]:
+    precision = repository.precisions(spec.name)[version]
+    unknown = sorted(set(targets or ()) - set(TARGETS))
+    if unknown:
+        raise ReleaseError(f"got targets {unknown}; expected some of {', '.join(TARGETS)}")
+    chosen = tuple(t for t in TARGETS if (t in targets if targets else suits(t, precision)))
+    unsuited = [t for t in chosen if not suits(t, precision)]
+    if (unsuited or not chosen) and not force:
+        meant = "; ".join(f"{t} serves {' or '.join(BY_TARGET[t])}" for t in unsuited or TARGETS)
+        raise ReleaseError(f"{spec.name}/{version} is {precision}, but {meant}: promote another one, or force it")
+    return chosen or TARGETS
+
+
+def _verify(repository: Repository, spec: Served, versions: set[int]) -> None:
+    for version in sorted(versions):
+        published = repository.versions(spec.name)
+        if version not in published:
+            raise VersionNotFound(
+                f"{spec.name}/{version} is not published in {repository.location}; it has {published or 'no version'}"
+            )
+        problems = verification.version_problems(repository, spec, version)
+        if problems:
+            raise ReleaseError(
+                f"{spec.name}/{version} is not fit to be served: {'; '.join(problems)}; nothing was changed"
+            )
+
+
+def _places(spec: Served, servers: Sequence[LiveServer], versions: Mapping[str, int]) -> dict[LiveServer, int]:
+    """The version that each server shall have, by the target it runs."""
+    found = {}
+    for server in servers:
+        target = server.target(spec.name)
+        if target is not None and target not in versions:
+            raise ReleaseError(
+                f"{server.url} serves the {target} configuration of {spec.name}, and this is for "
+                f"{' and '.join(versions)}; nothing was changed: give --target {target}, or leave it out of --url"
+            )
+        found[server] = versions[target or next(iter(versions))]
+    return found
+
+
+def _previous(repository: Repository, spec: Served, state: Serving, targets: Sequence[str] | None) -> dict[str, int]:
+    precisions = repository.precisions(spec.name)
+    if not precisions:
+        raise VersionNotFound(
+            f"{spec.name} has no version in {repository.location}: `rfserve-export write {spec.name}`"
+        )
+    try:
+        return {t: state.previous(t, precisions) for t in targets or state.last_changed()}
+    except VersionNotFound as error:
+        raise VersionNotFound(f"{spec.name} cannot be rolled back: {error}") from error
+
+
+def _switch(server: LiveServer, repository: Repository, spec: Served, version: int) -> float:
+    """Have a server load what the configuration says, and see that it does; the seconds it took."""
+    begun = time.monotonic()
+    with _dependents_kept(server, spec):
+        server.load(spec.name)
+        server.wait_until_ready(spec.name, version)
+        checked_on(server, repository, spec, version)
+    return time.monotonic() - begun
+
+
+@contextmanager
+def _dependents_kept(server: LiveServer, spec: Served) -> Iterator[None]:
+    """See that the ensembles that run a model are ready afterwards when they were before.
+
+    Triton (2.51) moves them to the new version by itself; one that it did not is loaded again.
+    """
+    dependents = [e.name for e in ENSEMBLES.values() if any(s.model.name == spec.name for s in e.steps)]
+    ready = [name for name in dependents if server.is_ready(name)]
+    try:
+        yield
+    finally:
+        for name in ready:
+            if not server.is_ready(name):
+                server.load(name)
+
+
+def _go_back(
+    repository: Repository, spec: Served, event: Event, before: Serving, servers: Sequence[LiveServer]
+) -> list[str]:
+    """Undo a promotion that failed; what could not be undone."""
+    try:
+        now = repository.change_serving(spec, lambda state: state.undone(event, before))
+    except ExportError as error:
+        return [f"the configuration still names {event.version}: {error}"]
+    problems = []
+    precisions = repository.precisions(spec.name)
+    for server in servers:
+        try:
+            with _dependents_kept(server, spec):
+                server.load(spec.name)
+                version = now.served(server.target(spec.name) or event.targets[0], precisions)
+                if version is not None:
+                    server.wait_until_ready(spec.name, version)
+        except ExportError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _said(versions: Mapping[str, int]) -> str:
+    return ", ".join(f"version {version} for {target}" for target, version in versions.items())
