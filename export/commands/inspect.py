@@ -8,6 +8,7 @@ from typing import Any
 from rfserve.export import table, verification
 from rfserve.export.commands import repository_option
 from rfserve.export.errors import ExportError, VersionNotFound
+from rfserve.export.manifest import Manifest
 from rfserve.export.repository import Repository
 from rfserve.export.spec import MODELS
 from rfserve.export.spec.model import TARGETS
@@ -44,7 +45,7 @@ def _list(options: argparse.Namespace) -> int:
         for version in repository.versions(model):
             manifest = repository.manifest(model, version)
             size = sum(int(f["bytes"]) for f in manifest.files.values())
-            kind = " ".join(k for k in (manifest.variant, manifest.encoder_order) if k)
+            kind = " ".join(k for k in (manifest.variant, manifest.encoder_order, _drift(manifest)) if k)
             targets = ",".join(t for t, v in served.items() if v == version) or "-"
             print(
                 f"{model:20} {version:>4}  {targets:7}  {size / 1e6:8.1f} MB  {manifest.created_utc}  "
@@ -53,6 +54,12 @@ def _list(options: argparse.Namespace) -> int:
         if not repository.versions(model):
             print(f"{model:20}    -  no version; write one with `rfserve-export write {model}`")
     return 0
+
+
+def _drift(manifest: Manifest) -> str:
+    if manifest.drift is None:
+        return ""
+    return f"within {manifest.drift['position_p99_m']:.3g} m of {manifest.drift['against']} at p99"
 
 
 def _served(repository: Repository, model: str) -> dict[str, int | None]:

@@ -189,7 +189,9 @@ def test_published_int8_serves_cpus_and_leaves_gpus_what_they_had(tmp_path: Path
     assert problems(repository, "localization_net") == []
     capsys.readouterr()
     assert main(["list", "--repository", str(folder)]) == 0
-    assert "int8" in capsys.readouterr().out
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[1:3] for line in listed] == [["1", "gpu"], ["2", "cpu"]]
+    assert f"int8  untrained (seed 0)  tiny within {manifest.drift['position_p99_m']:.3g} m of fp32 at p99" in listed[1]
 
 
 def test_a_variant_over_its_limit_is_not_published(tmp_path: Path, monkeypatch):
