@@ -72,4 +72,4 @@ bench: setup
 
 .PHONY: clean
 clean:
-	rm -rf .build build dist *.egg-info $(REPOSITORY)/*/[0-9]* $(REPOSITORY)/*/warmup
+	rm -rf .build build dist *.egg-info $(REPOSITORY)/*/[0-9]* $(REPOSITORY)/*/warmup $(REPOSITORY)/*/serving.json

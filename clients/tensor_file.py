@@ -41,7 +41,7 @@ def add_to(commands: Any) -> None:
 
 
 def events(spec: EnsembleSpec, paths: Sequence[Path]) -> list[Event]:
-    """The events that paths name, in their order: one for each collection, and one of all single recordings.
+    """The events that paths name: first one of all single recordings, if there are any, then one for each collection.
 
     A model of one receiver makes every recording an event. `RecordingError` when one cannot be read.
     """

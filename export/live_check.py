@@ -22,7 +22,7 @@ from rfserve.export.spec.tensor import Array
 # Rows of the requests that are sent.
 BATCHES = (1, 1, 3)
 # The same graph on another processor: kernels of FP16 and INT8 round as their hardware does, and a GPU rounds FP32
-# products to 10 bits (TF32). A multiple of the spec's tolerance; two versions differ by far more.
+# products to 10 bits (TF32). Multiples of the spec's tolerance. What then passes is still told by the version's number.
 SLACK = {FP32: 1, FP16: 1_000, INT8: 10_000}
 GPU_SLACK = 1_000
 # Differences of the front end within its tolerance reach the network's outputs.
