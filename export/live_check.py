@@ -16,15 +16,14 @@ from rfserve.export.repository import Repository
 from rfserve.export.scaling import Scaling
 from rfserve.export.spec import EnsembleSpec, ModelSpec, example
 from rfserve.export.spec.model import Served
-from rfserve.export.spec.precision import FP16, FP32, INT8
 from rfserve.export.spec.tensor import Array
 
 # Rows of the requests that are sent.
 BATCHES = (1, 1, 3)
-# The same graph on another processor: kernels of FP16 and INT8 round as their hardware does, and a GPU rounds FP32
-# products to 10 bits (TF32). Multiples of the spec's tolerance. What then passes is still told by the version's number.
-SLACK = {FP32: 1, FP16: 1_000, INT8: 10_000}
+# A GPU rounds FP32 products to 10 bits (TF32): a multiple of the spec's tolerance. What then passes is still told by
+# the version's number.
 GPU_SLACK = 1_000
+METRES_PER_DEGREE = 111_195.0
 # Differences of the front end within its tolerance reach the network's outputs.
 ENSEMBLE_SLACK = 10
 BUSY_TEXT = "Exceeds maximum queue size"
@@ -75,11 +74,11 @@ class _Reference:
                 for s in spec.steps
             }
             network, slack = spec.steps[-1].model, ENSEMBLE_SLACK
-        slack *= max(SLACK.get(m.manifest.precision, 1) for m in self._models.values())
         if server.target(network.name) == "gpu":
             slack *= GPU_SLACK
-        self._tolerance = spec.tolerance * slack
-        self._units = _units(network, self._models[network.name].manifest)
+        manifest = self._models[network.name].manifest
+        self._units = _units(network, manifest)
+        self._tolerance = max(spec.tolerance * slack, _rounding(network, manifest, self._units))
 
     def outputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         if isinstance(self.spec, EnsembleSpec):
@@ -92,6 +91,12 @@ class _Reference:
 
 def _units(network: ModelSpec, manifest: Manifest) -> Mapping[str, Array]:
     return network_units(network, Scaling.from_dict(manifest.scaling or {}))
+
+
+def _rounding(network: ModelSpec, manifest: Manifest, units: Mapping[str, Array]) -> float:
+    """What another processor's kernels may differ by, in network units: as far as the precision may move a fix."""
+    limit = network.drift_limits.get(manifest.precision)
+    return 0.0 if limit is None else limit.position_worst_m / (METRES_PER_DEGREE * float(np.max(units["positions"])))
 
 
 def _ratio(
