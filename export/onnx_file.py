@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rfserve.export.errors import GraphError
+from rfserve.export.manifest import file_facts
 from rfserve.export.spec import ModelSpec, TensorSpec, example
 from rfserve.export.spec.tensor import Array
 
@@ -37,6 +38,18 @@ def write(module: nn.Module, spec: ModelSpec, file: Path) -> None:
             output_names=[t.name for t in spec.outputs],
             dynamic_axes={t.name: t.dynamic_axes() for t in tensors},
         )
+    name_by_content(file, spec)
+
+
+def name_by_content(file: Path, spec: ModelSpec) -> None:
+    """Name the graph after what the file holds: two versions that differ in weights alone get different names.
+
+    ONNX Runtime's cache of TensorRT engines goes by names only, and would answer with another version's weights
+    (onnxruntime issue 6455): the graph's name is part of an engine's file name, the weights are not.
+    """
+    model = onnx.load(file, load_external_data=False)
+    model.graph.name = f"{spec.name}_{file_facts(file)['sha256'][:16]}"
+    onnx.save(model, file)
 
 
 def check(file: Path, spec: ModelSpec) -> None:
