@@ -1,5 +1,6 @@
 """A torch module as an ONNX file: written by the legacy exporter, and compared with its spec."""
 
+import hashlib
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -75,7 +76,12 @@ def _folded(traced: Path) -> Path:
 
 
 def save(model: onnx.ModelProto, file: Path) -> None:
-    """Write a model; its weights go to `<file>.data` when it would not fit into one protobuf message."""
+    """Write a model; its weights go to `<file>.data` when it would not fit into one protobuf message.
+
+    Its graph is named after its weights. ONNX Runtime's cache of TensorRT engines goes by names only, and would answer
+    with another version's weights (onnxruntime issue 6455).
+    """
+    model.graph.name = f"rfserve_{_digest(model.graph)[:16]}"
     used = {n.domain for n in model.graph.node}
     imports = [o for o in model.opset_import if o.domain in used | STANDARD_DOMAINS]
     del model.opset_import[:]
@@ -85,6 +91,15 @@ def save(model: onnx.ModelProto, file: Path) -> None:
         old.unlink(missing_ok=True)
     outside = model.ByteSize() >= LARGEST_BYTES
     onnx.save(model, file, save_as_external_data=outside, location=beside.name if outside else None)
+
+
+def _digest(graph: onnx.GraphProto) -> str:
+    """SHA-256 of all weights with their names."""
+    digest = hashlib.sha256()
+    for weight in sorted(graph.initializer, key=lambda w: w.name):
+        digest.update(f"{weight.name} {weight.data_type} {list(weight.dims)}".encode())
+        digest.update(weight.raw_data or onnx.numpy_helper.to_array(weight).tobytes())
+    return digest.hexdigest()
 
 
 def size_bytes(file: Path) -> int:

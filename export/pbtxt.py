@@ -1,8 +1,12 @@
 """`config.pbtxt` from a spec: built as Triton's own protobuf message, so that its schema is checked."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
+from rfserve.export import accelerator
 from rfserve.export.spec import EnsembleSpec, ModelSpec, TensorSpec
 from rfserve.export.spec.model import Served
 
@@ -17,12 +21,27 @@ MAX_QUEUE_SIZE = 128
 WARMUP_BATCHES = (1, 8)
 
 
-def config_text(spec: Served, target: str, version: int | None = None) -> str:
-    """The model configuration of `spec` for a target (`cpu` or `gpu`), as protobuf text that parses back to itself.
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """One of the files that `--model-config-name` picks: a target's placement and version, perhaps accelerated."""
+
+    target: str
+    tensorrt: bool = False
+
+
+CONFIGURATIONS: Mapping[str, Configuration] = {
+    "cpu": Configuration(target="cpu"),
+    "gpu": Configuration(target="gpu"),
+    "gpu-tensorrt": Configuration(target="gpu", tensorrt=True),
+}
+
+
+def config_text(spec: Served, name: str, version: int | None = None) -> str:
+    """The model configuration of `spec` of one of the `CONFIGURATIONS`, as protobuf text that parses back to itself.
 
     `version` is the one to serve; without it Triton takes the newest that it finds.
     """
-    config = _config(spec, target)
+    config = _config(spec, CONFIGURATIONS[name])
     if version is not None:
         config["version_policy"] = {"specific": {"versions": [version]}}
     message = json_format.ParseDict(config, model_config_pb2.ModelConfig())
@@ -46,7 +65,7 @@ def differs(text: str, expected: str) -> bool:
         return True
 
 
-def _config(spec: Served, target: str) -> dict[str, object]:
+def _config(spec: Served, configuration: Configuration) -> dict[str, object]:
     config: dict[str, object] = {
         "name": spec.name,
         "max_batch_size": spec.max_batch_size,
@@ -55,7 +74,14 @@ def _config(spec: Served, target: str) -> dict[str, object]:
     }
     if isinstance(spec, EnsembleSpec):
         return config | {"platform": "ensemble", "ensemble_scheduling": {"step": _steps(spec)}}
-    return config | _graph_config(spec, target)
+    config |= _graph_config(spec, configuration.target)
+    if configuration.tensorrt and accelerator.accelerates(spec):
+        config["optimization"] = {"execution_accelerators": {"gpu_execution_accelerator": [_tensorrt(spec)]}}
+    return config
+
+
+def _tensorrt(spec: ModelSpec) -> dict[str, object]:
+    return {"name": accelerator.NAME, "parameters": accelerator.parameters(spec, _warmup_batches(spec)[-1])}
 
 
 def _steps(spec: EnsembleSpec) -> list[dict[str, object]]:
@@ -87,12 +113,16 @@ def _graph_config(spec: ModelSpec, target: str) -> dict[str, object]:
             "default_queue_policy": {"max_queue_size": MAX_QUEUE_SIZE},
         },
         "parameters": {k: {"string_value": v} for k, v in parameters.items()},
-        "model_warmup": [_warmup(spec, batch) for batch in WARMUP_BATCHES if batch <= spec.max_batch_size],
+        "model_warmup": [_warmup(spec, batch) for batch in _warmup_batches(spec)],
     }
 
 
 def _tensor(tensor: TensorSpec) -> dict[str, object]:
     return {"name": tensor.name, "data_type": f"TYPE_{tensor.dtype.value}", "dims": list(tensor.dims)}
+
+
+def _warmup_batches(spec: ModelSpec) -> list[int]:
+    return [batch for batch in WARMUP_BATCHES if batch <= spec.max_batch_size]
 
 
 def _warmup(spec: ModelSpec, batch: int) -> dict[str, object]:

@@ -267,7 +267,10 @@ def configuration_files(spec: Served, policies: Mapping[str, int | None] | None 
     `policies` holds the version that each target serves; Triton takes the newest where it is None.
     """
     chosen = policies or {}
-    texts = {f"configs/{target}.pbtxt": pbtxt.config_text(spec, target, chosen.get(target)) for target in TARGETS}
+    texts = {
+        f"configs/{name}.pbtxt": pbtxt.config_text(spec, name, chosen.get(configuration.target))
+        for name, configuration in pbtxt.CONFIGURATIONS.items()
+    }
     return {"config.pbtxt": texts["configs/cpu.pbtxt"], **texts}
 
 

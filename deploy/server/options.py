@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rfserve.server.errors import PortBusy, RepositoryError, ServerError
 
-CONFIGS = ("cpu", "gpu")
+CONFIGS = ("cpu", "gpu", "gpu-tensorrt")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,7 @@ def test_published_version_is_whole_with_its_configuration(tmp_path: Path):
         "mel_features/1/model.onnx",
         "mel_features/config.pbtxt",
         "mel_features/configs/cpu.pbtxt",
+        "mel_features/configs/gpu-tensorrt.pbtxt",
         "mel_features/configs/gpu.pbtxt",
         "mel_features/serving.json",
         "mel_features/warmup/raw_iq",

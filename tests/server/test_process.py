@@ -132,6 +132,11 @@ def test_busy_port_is_named(small: Path):
         (lambda r: shutil.rmtree(r / "mel_features"), {}, "holds no model"),
         (lambda r: shutil.rmtree(r / "mel_features" / "1"), {}, "rfserve-export write mel_features"),
         (lambda r: shutil.rmtree(r / "mel_features" / "configs"), {"config": "gpu"}, "no configs/gpu.pbtxt"),
+        (
+            lambda r: (r / "mel_features" / "configs" / "gpu-tensorrt.pbtxt").unlink(),
+            {"config": "gpu-tensorrt"},
+            "no configs/gpu-tensorrt.pbtxt",
+        ),
         (lambda _: None, {"models": ("heimdall_net",)}, "heimdall_net is not in it"),
     ],
 )
@@ -148,5 +153,5 @@ def test_numpy_that_the_pip_server_does_not_work_with_is_refused():
 
 
 def test_unknown_configuration_is_refused(tmp_path: Path):
-    with pytest.raises(ServerError, match="'tpu'; expected one of cpu, gpu"):
+    with pytest.raises(ServerError, match="'tpu'; expected one of cpu, gpu, gpu-tensorrt"):
         ServerOptions(repository=tmp_path, config="tpu")

@@ -1,7 +1,8 @@
 """Triton's `onnxruntime` backend, in Python, for the server that pip installs.
 
-It takes the stock backend's configuration: `instance_group`, and as `parameters` the thread counts, the CUDA options,
-`execution_mode`, `enable_mem_arena` and `enable_mem_pattern`. It needs nothing of rfserve.
+It takes the stock backend's configuration: `instance_group`, the accelerator `tensorrt` for GPU instances, and as
+`parameters` the thread counts, the CUDA options, `execution_mode`, `enable_mem_arena` and `enable_mem_pattern`. It
+needs nothing of rfserve; Triton puts this folder on the path, so that it finds the module beside it.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
+from execution_providers import ProviderError, open_session, providers
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -30,13 +32,6 @@ ONNX_TYPES = {
     "TYPE_UINT64": "tensor(uint64)",
     "TYPE_BOOL": "tensor(bool)",
 }
-# The stock backend takes numbers where ONNX Runtime's Python interface takes words.
-CUDA_WORDS = {
-    "cudnn_conv_algo_search": {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"},
-    "arena_extend_strategy": {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"},
-    "do_copy_in_default_stream": {"0": "0", "1": "1", "false": "0", "true": "1"},
-    "gpu_mem_limit": {},
-}
 
 
 class TritonPythonModel:
@@ -53,14 +48,11 @@ class TritonPythonModel:
         self.batched = int(config.get("max_batch_size", 0)) > 0
         self.inputs = [t["name"] for t in config["input"]]
         self.outputs = [t["name"] for t in config["output"]]
-        self.session = onnxruntime.InferenceSession(
-            str(file), _session_options(parameters), providers=_providers(args, parameters)
-        )
-        if args["model_instance_kind"] == "GPU" and "CUDAExecutionProvider" not in self.session.get_providers():
-            raise pb_utils.TritonModelException(
-                "instance_group asks for a GPU, but ONNX Runtime could not start its CUDA provider here; expected a "
-                "GPU with CUDA and cuDNN, or serve with the cpu configuration"
-            )
+        try:
+            wanted = providers(config, kind=args["model_instance_kind"], device_id=args["model_instance_device_id"])
+            self.session = open_session(file, _session_options(parameters), wanted)
+        except ProviderError as error:
+            raise pb_utils.TritonModelException(str(error)) from error
         problems = _differences("input", config["input"], self.session.get_inputs(), batched=self.batched)
         problems += _differences("output", config["output"], self.session.get_outputs(), batched=self.batched)
         if problems:
@@ -131,18 +123,6 @@ def _session_options(parameters: dict[str, str]) -> Any:
         if key.startswith("session."):
             options.add_session_config_entry(key, value)
     return options
-
-
-def _providers(args: dict[str, str], parameters: dict[str, str]) -> list[Any]:
-    if args["model_instance_kind"] != "GPU":
-        return ["CPUExecutionProvider"]
-    # torch's wheels bring CUDA and cuDNN; this finds them.
-    onnxruntime.preload_dlls()
-    options = {"device_id": args["model_instance_device_id"]}
-    for name, words in CUDA_WORDS.items():
-        if name in parameters:
-            options[name] = words.get(parameters[name], parameters[name])
-    return [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
 
 
 def _differences(role: str, configured: list[dict[str, Any]], graph: Sequence[Any], *, batched: bool) -> list[str]:
