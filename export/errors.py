@@ -6,9 +6,10 @@ RfserveError
     ├── ScalingError        a scaling that contradicts itself or the network
     ├── GraphError          the ONNX file is not what its spec says
     ├── ParityError         ONNX Runtime and eager PyTorch disagree
-    └── RepositoryError     the model repository cannot be read or written
-        ├── VersionExists   a published version is immutable
-        └── VersionNotFound a version that is not published, or none to go back to
+    ├── RepositoryError     the model repository cannot be read or written
+    │   ├── VersionExists   a published version is immutable
+    │   └── VersionNotFound a version that is not published, or none to go back to
+    └── RegistryError       MLflow is missing, out of reach, or refuses; what was published stays published
 """
 
 from rfserve.export.spec.errors import RfserveError
@@ -44,3 +45,7 @@ class VersionExists(RepositoryError):
 
 class VersionNotFound(RepositoryError):
     """The version is not published, or there is none to go back to."""
+
+
+class RegistryError(ExportError):
+    """MLflow is missing, out of reach, or refuses; what was published stays published."""
