@@ -206,11 +206,11 @@ def test_last_weights_stay_when_their_export_fails(tmp_path: Path, monkeypatch):
     assert len(list(tmp_path.glob("rfserve-last-*/last.ckpt"))) == 1
 
 
-def test_failing_registration_leaves_the_published_version(fitted, tmp_path: Path):
+def test_failing_registration_leaves_the_published_version(tmp_path: Path):
     (tmp_path / "mlruns").write_text("a file where the database belongs")
     callback = ExportOnFitEnd(MODEL, tmp_path / "repository", registry=Registry(str(tmp_path / "mlruns")))
     with pytest.warns(ExportWarning, match="published as version 1 but not registered"):
-        fit(Training(), tmp_path, keeper(tmp_path), callback)
+        fit(Training(HEIMDALL_1_0), tmp_path, keeper(tmp_path), callback)
     assert isinstance(callback.error, RegistryError)
     assert callback.registered is None
     assert verification.problems(Repository(tmp_path / "repository"), MODEL) == []
