@@ -71,7 +71,7 @@ def read(path: Path) -> Checkpoint:
         content, metadata = _read_safetensors(path)
     else:
         content, metadata = _read_pickle(path)
-    state = convnext_names.translate(_without_prefix(content))
+    state = convnext_names.translate(_without_prefix(content, path))
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Checkpoint(path=path, sha256=digest, state=state, metadata=metadata)
@@ -122,10 +122,14 @@ def _tensors(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     return {str(k): v for k, v in content.items()}
 
 
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_prefix(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The network's tensors without the trainer's prefix; what stands beside it (a loss's weights) is left out."""
     for landmark in LANDMARKS:
-        for name in state:
-            if name.endswith("." + landmark):
-                prefix = name.removesuffix(landmark)
-                return {n.removeprefix(prefix): t for n, t in state.items()}
+        prefixes = sorted(n.removesuffix(landmark) for n in state if f".{n}".endswith(f".{landmark}"))
+        if len(prefixes) > 1:
+            raise CheckpointError(
+                f"{path.name} holds several networks, under {prefixes}; expected one: save the one to be served alone"
+            )
+        if prefixes:
+            return {n.removeprefix(prefixes[0]): t for n, t in state.items() if n.startswith(prefixes[0])}
     return state

@@ -11,7 +11,8 @@ RfserveError
     │   ├── VersionExists   a published version is immutable, and its number is never used again
     │   └── VersionNotFound a version that is not published, or none to go back to
     ├── ReleaseError        a promotion, rollback or retirement was refused or failed
-    └── LiveServerError     a running server cannot be reached, or does not do what it was told
+    ├── LiveServerError     a running server cannot be reached, or does not do what it was told
+    └── RegistryError       MLflow is missing, out of reach, or refuses; what was published stays published
 """
 
 from rfserve.export.spec.errors import RfserveError
@@ -59,3 +60,7 @@ class ReleaseError(ExportError):
 
 class LiveServerError(ExportError):
     """A running server cannot be reached, or does not do what it was told."""
+
+
+class RegistryError(ExportError):
+    """MLflow is missing, out of reach, or refuses; what was published stays published."""

@@ -38,7 +38,7 @@ class Source:
     checkpoint: Path | None = None
     variant: str | None = None
     encoder_order: str | None = None
-    scaling: Path | None = None
+    scaling: Path | Scaling | None = None
     seed: int = 0
     precision: str = FP32
     quantization: str = STATIC
@@ -85,6 +85,8 @@ def build_network(spec: ModelSpec, source: Source) -> Built:
 
 
 def _scaling(spec: ModelSpec, source: Source, loaded: Checkpoint | None) -> Scaling:
+    if isinstance(source.scaling, Scaling):
+        return source.scaling
     if source.scaling is not None:
         return Scaling.read(source.scaling)
     if loaded is not None:

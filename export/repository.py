@@ -51,6 +51,11 @@ class Repository:
         """The manifest of a version; `RepositoryError` when it cannot be read."""
         return Manifest.read(self.folder / model / str(version))
 
+    def manifest_sha256(self, model: str, version: int) -> str:
+        """The SHA-256 of a version's manifest, which stands for the whole version."""
+        with self.version_folder(model, version) as folder:
+            return str(file_facts(folder / FILE_NAME)["sha256"])
+
     @contextmanager
     def version_folder(self, model: str, version: int) -> Iterator[Path]:
         """A local folder with the files of a version, to be read only, as long as the context lasts."""

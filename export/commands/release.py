@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from rfserve.export import comparison, live, release
-from rfserve.export.commands import repository_option
-from rfserve.export.errors import ExportError
+from rfserve.export.commands import registry_option, repository_option
+from rfserve.export.errors import ExportError, RegistryError, ReleaseError
 from rfserve.export.live import LiveServer
+from rfserve.export.registry import Registry
 from rfserve.export.release import Release
 from rfserve.export.repository import Repository
 from rfserve.export.spec import find
@@ -36,6 +37,10 @@ def add_to(commands: Any) -> None:
             "--url", action="append", default=[], metavar="HOST:PORT", help="gRPC of a running server; repeatable"
         )
         command.add_argument("--admin-key-file", type=Path, metavar="FILE", help="for servers that restrict control")
+        command.add_argument(
+            "--champion", action="store_true", help="then move MLflow's alias champion there; needs --url"
+        )
+        registry_option.add_to(command)
         command.add_argument("--timeout-s", type=float, default=30.0, help="of each call (default: %(default)s)")
 
     retire = commands.add_parser("retire", help="delete a version that no target serves; its number stays used")
@@ -67,6 +72,10 @@ def add_to(commands: Any) -> None:
 
 
 def _promote(options: argparse.Namespace) -> int:
+    registry = _registry(options)
+    if registry is not None:
+        # Better to find out now than when the version is served.
+        registry.registered(options.model, options.version, repository=options.repository)
     servers = _servers(options)
     try:
         done = release.promote(
@@ -75,17 +84,43 @@ def _promote(options: argparse.Namespace) -> int:
     finally:
         _close(servers)
     _print(done)
+    _crown(registry, options.repository, done)
     return 0
 
 
 def _rollback(options: argparse.Namespace) -> int:
+    registry = _registry(options)
     servers = _servers(options)
     try:
         done = release.rollback(options.repository, find(options.model), options.target, servers)
     finally:
         _close(servers)
     _print(done)
+    _crown(registry, options.repository, done)
     return 0
+
+
+def _registry(options: argparse.Namespace) -> Registry | None:
+    if not options.champion:
+        return None
+    if not options.url:
+        raise ReleaseError("got --champion without --url; the champion is what passed its checks on a serving Triton")
+    return Registry.from_options(options)
+
+
+def _crown(registry: Registry | None, repository: Repository, done: Release) -> None:
+    """Move the alias to what is served now; one alias cannot stand for two versions."""
+    if registry is None:
+        return
+    versions = sorted(set(done.versions.values()))
+    try:
+        if len(versions) > 1:
+            raise RegistryError(f"versions {versions} are served, by target; name one --target")
+        print(f"champion: {registry.champion(done.model, versions[0], repository=repository).uri}")
+    except RegistryError as error:
+        raise RegistryError(
+            f"{done.model} serves version {versions[0]} as asked, but the champion did not move: {error}"
+        ) from error
 
 
 def _servers(options: argparse.Namespace) -> list[LiveServer]:

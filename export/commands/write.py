@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rfserve.export.commands import repository_option
-from rfserve.export.errors import ExportError
+from rfserve.export.commands import registry_option, repository_option
+from rfserve.export.errors import ExportError, RegistryError
 from rfserve.export.networks.iq_encoder import ENCODER_ORDERS
 from rfserve.export.publication import Source, publish
 from rfserve.export.quantization import METHODS, STATIC
+from rfserve.export.registry import Registry
 from rfserve.export.repository import Repository
 from rfserve.export.spec import MODELS, EnsembleSpec, find
 from rfserve.export.spec.precision import FP32, PRECISIONS
@@ -45,8 +46,10 @@ def add_to(commands: Any) -> None:
     )
     write.add_argument("--seed", type=int, default=0, help="of the random weights when there is no checkpoint")
     write.add_argument("--missing", action="store_true", help="with several models: leave those with a version alone")
+    write.add_argument("--register", action="store_true", help="register what was published in MLflow, as candidate")
     write.set_defaults(run=_write)
     repository_option.add_to(write)
+    registry_option.add_to(write)
 
 
 def _write(options: argparse.Namespace) -> int:
@@ -66,7 +69,12 @@ def _write(options: argparse.Namespace) -> int:
             f"got {len(specs)} models with options that belong to one; write them one at a time, or without "
             "--checkpoint, --variant, --encoder-order, --scaling, --precision, --quantization and --version"
         )
+    if options.tracking_uri is not None and not options.register:
+        raise ExportError(f"got --tracking-uri {options.tracking_uri} without --register; give both or neither")
     repository: Repository = options.repository
+    # Without MLflow it fails here, before minutes of exporting.
+    registry = Registry.from_options(options) if options.register else None
+    unregistered = []
     for spec in specs:
         if len(specs) > 1 and repository.versions(spec.name) and options.missing:
             continue
@@ -81,4 +89,15 @@ def _write(options: argparse.Namespace) -> int:
         print(f"{repository.location}/{spec.name}/{manifest.version}")
         if manifest.weights.startswith("untrained"):
             print(f"{spec.name}: weights are {manifest.weights}: its positions mean nothing", file=sys.stderr)
+        if registry is not None:
+            try:
+                report("registering in MLflow")
+                print(registry.register(repository, manifest).uri)
+            except RegistryError as error:
+                unregistered.append(
+                    f"{spec.name}/{manifest.version} is published but not registered: {error}; finish it with "
+                    f"`rfserve-export register {spec.name} {manifest.version}`"
+                )
+    if unregistered:
+        raise RegistryError(" | ".join(unregistered))
     return 0

@@ -24,6 +24,17 @@ def network_class(spec: ModelSpec) -> type[nn.Module]:
     return found
 
 
+def require_choices(spec: ModelSpec, *, variant: str | None, encoder_order: str | None) -> None:
+    """`ExportError` when the model has no such variant or encoder order."""
+    if variant is not None and variant not in spec.variants:
+        choice = f"one of {', '.join(spec.variants)}" if spec.variants else "none: it has one size"
+        raise ExportError(f"{spec.name}: got variant {variant!r}; expected {choice}")
+    ordered = spec.name in HEIMDALL_NETS
+    if encoder_order is not None and (not ordered or encoder_order not in ENCODER_ORDERS):
+        choice = f"one of {', '.join(ENCODER_ORDERS)}" if ordered else "none: it has no IQ encoder"
+        raise ExportError(f"{spec.name}: got encoder order {encoder_order!r}; expected {choice}")
+
+
 def build(
     spec: ModelSpec, *, variant: str | None = None, encoder_order: str | None = None, seed: int | None = 0
 ) -> nn.Module:
@@ -32,14 +43,8 @@ def build(
     `variant` is the size of a LocalizationNet (default: the spec's first), `encoder_order` the IQ encoder's order of a
     HeimdallNet (default `mbconv`). `ExportError` when the model has no such choice.
     """
-    if variant is not None and variant not in spec.variants:
-        choice = f"one of {', '.join(spec.variants)}" if spec.variants else "none: it has one size"
-        raise ExportError(f"{spec.name}: got variant {variant!r}; expected {choice}")
-    ordered = spec.name in HEIMDALL_NETS
-    if encoder_order is not None and (not ordered or encoder_order not in ENCODER_ORDERS):
-        choice = f"one of {', '.join(ENCODER_ORDERS)}" if ordered else "none: it has no IQ encoder"
-        raise ExportError(f"{spec.name}: got encoder order {encoder_order!r}; expected {choice}")
-    options: dict[str, Any] = {"order": encoder_order or MBCONV} if ordered else {}
+    require_choices(spec, variant=variant, encoder_order=encoder_order)
+    options: dict[str, Any] = {"order": encoder_order or MBCONV} if spec.name in HEIMDALL_NETS else {}
     if spec.variants:
         options["variant"] = variant or spec.variants[0]
     network = network_class(spec)(**options)

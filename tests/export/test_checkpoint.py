@@ -51,6 +51,24 @@ def test_heimdall_checkpoint_loads_in_every_form(state, save, tmp_path: Path):
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 
+def test_tensors_beside_the_network_are_the_trainers(state, tmp_path: Path):
+    network = build(GRAPHS["heimdall_net"], seed=None)
+    torch.save(
+        {"state_dict": {"loss.weight": torch.ones(2)} | {f"net.{k}": v for k, v in state.items()}}, tmp_path / "c.ckpt"
+    )
+    checkpoint.read(tmp_path / "c.ckpt").load_into(network)
+    loaded = network.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_checkpoint_of_several_networks_is_refused(prefix, state, tmp_path: Path):
+    both = {f"ema.{k}": v for k, v in state.items()} | {f"{prefix}{k}": v for k, v in state.items()}
+    torch.save({"state_dict": both}, tmp_path / "c.ckpt")
+    with pytest.raises(CheckpointError, match=r"c\.ckpt holds several networks, under .*'ema\.'.*save the one"):
+        checkpoint.read(tmp_path / "c.ckpt")
+
+
 @pytest.mark.parametrize(
     "network", ["heimdall_net", "heimdall_net_pro", "localization_net_tiny", "localization_net_large"]
 )

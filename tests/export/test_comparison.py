@@ -24,6 +24,7 @@ from rfserve.export.scaling import NEW_WEIGHTS
 from rfserve.export.spec import GRAPHS, MODELS, ModelSpec, example
 
 NETWORK, FRONT = GRAPHS["heimdall_net"], GRAPHS["iq_features"]
+NEW = NEW_WEIGHTS[NETWORK.name]
 SHIFT_M = (300.0, -400.0)
 WIDER = 1.1
 
@@ -47,11 +48,11 @@ def folder(tmp_path_factory) -> Path:
     """Version 2 is version 1, but it places everything 300 m north and 400 m west; version 3 is 10% less sure."""
     folder: Path = tmp_path_factory.mktemp("model_repository")
     repository = Repository(folder)
-    wider = tuple(WIDER * s for s in NEW_WEIGHTS.target_scale)
+    wider = tuple(WIDER * s for s in NEW.target_scale)
     publish_graph(repository, FRONT)
-    publish_graph(repository, NETWORK, NEW_WEIGHTS)
-    publish_graph(repository, NETWORK, replace(NEW_WEIGHTS, target_offset=SHIFT_M))
-    publish_graph(repository, NETWORK, replace(NEW_WEIGHTS, target_scale=wider))
+    publish_graph(repository, NETWORK, NEW)
+    publish_graph(repository, NETWORK, replace(NEW, target_offset=SHIFT_M))
+    publish_graph(repository, NETWORK, replace(NEW, target_scale=wider))
     return folder
 
 
