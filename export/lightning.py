@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,25 +103,27 @@ class ExportOnFitEnd(Callback):  # type: ignore[misc]
             checkpoint["scaling"] = self.scaling.to_dict()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Save the last weights when nothing else does; every rank takes part, and later would be too late for some."""
+        """Save the last weights when nothing else does: by the end of the fit, strategies have taken them apart."""
         if trainer.fast_dev_run or _best(trainer) is not None:
             return
-        own = tempfile.mkdtemp(prefix="rfserve-last-") if trainer.is_global_zero else None
-        self._last = Path(trainer.strategy.broadcast(own)) / "last.ckpt"
-        trainer.save_checkpoint(self._last)
+        try:
+            self._save_last(trainer)
+        except Exception as error:  # the run is worth more than any export
+            self.error = error
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Export on the first rank, with the process's random states as they were."""
         if trainer.fast_dev_run or not trainer.is_global_zero:
             return
         checkpoint = _best(trainer) or self._last
-        if checkpoint is None:
-            return
-        with isolate_rng():
-            try:
-                self._export(checkpoint)
-            except Exception as error:  # the run is worth more than any export
-                self.error = error
+        if checkpoint is not None:
+            with isolate_rng():
+                try:
+                    self._export(checkpoint)
+                    # A best checkpoint may have come after the last weights could not be saved.
+                    self.error = None
+                except Exception as error:  # the run is worth more than any export
+                    self.error = error
         if self.error is None:
             self._forget_last()
             return
@@ -133,6 +136,21 @@ class ExportOnFitEnd(Callback):  # type: ignore[misc]
             f"{self.spec.name} was trained, but {published}: {self.error}. The checkpoint is {checkpoint}",
             category=ExportWarning,
         )
+
+    def _save_last(self, trainer: Trainer) -> None:
+        """Every rank takes part; only the first makes the folder, and tells the others where it is."""
+        own = None
+        if trainer.is_global_zero:
+            with suppress(OSError):
+                own = tempfile.mkdtemp(prefix="rfserve-last-")
+        shared = trainer.strategy.broadcast(own)
+        if shared is None:
+            raise ExportError(
+                "no folder for temporary files can be made, so the last weights were not saved; set TMPDIR"
+            )
+        file = Path(shared) / "last.ckpt"
+        trainer.save_checkpoint(file)
+        self._last = file
 
     def _export(self, checkpoint: Path) -> None:
         source = Source(checkpoint=checkpoint, scaling=self.scaling, encoder_order=self._order, variant=self.variant)

@@ -206,6 +206,15 @@ def test_last_weights_stay_when_their_export_fails(tmp_path: Path, monkeypatch):
     assert len(list(tmp_path.glob("rfserve-last-*/last.ckpt"))) == 1
 
 
+def test_last_weights_that_cannot_be_saved_end_nothing(tmp_path: Path, monkeypatch):
+    callback = ExportOnFitEnd(MODEL, tmp_path / "repository")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.warns(ExportWarning, match="the last weights were not saved; set TMPDIR"):
+        running = fit(Training(), tmp_path, callback)
+    assert running.state.finished
+    assert callback.manifest is None
+
+
 def test_failing_registration_leaves_the_published_version(tmp_path: Path):
     (tmp_path / "mlruns").write_text("a file where the database belongs")
     callback = ExportOnFitEnd(MODEL, tmp_path / "repository", registry=Registry(str(tmp_path / "mlruns")))
