@@ -6,6 +6,7 @@ RfserveError
     ├── ScalingError        a scaling that contradicts itself or the network
     ├── GraphError          the ONNX file is not what its spec says
     ├── ParityError         ONNX Runtime and eager PyTorch disagree
+    ├── EdgeError           a network that cannot be converted for an edge runtime
     └── RepositoryError     the model repository cannot be read or written
         ├── VersionExists   a published version is immutable
         └── VersionNotFound a version that is not published, or none to go back to
@@ -32,6 +33,10 @@ class GraphError(ExportError):
 
 class ParityError(ExportError):
     """ONNX Runtime's outputs differ from eager PyTorch's by more than the spec allows."""
+
+
+class EdgeError(ExportError):
+    """A network cannot be converted for an edge runtime."""
 
 
 class RepositoryError(ExportError):
