@@ -20,9 +20,9 @@ BUILDER_OPTIMIZATION_LEVEL = 3
 def accelerates(spec: ModelSpec) -> bool:
     """Whether TensorRT takes the graph whole, so that a profile of its inputs is all it needs.
 
-    Front ends, which have no weights, compute in FP64, which TensorRT does not have. With a mask only active rows are
-    computed: their number stands in the data, and where ONNX Runtime splits the graph for it (1.20.1 does), it asks for
-    a profile of tensors inside, whose names no spec knows.
+    Front ends, which have no weights, compute in FP64, which TensorRT would cast down to FP32. With a mask only active
+    rows are computed: their number stands in the data, and where ONNX Runtime splits the graph for it (1.20.1 does), it
+    asks for a profile of tensors inside, whose names no spec knows.
     """
     return spec.has_weights and not any(t.values is not None and t.values.kind == "mask" for t in spec.inputs)
 

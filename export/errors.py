@@ -7,6 +7,7 @@ RfserveError
     ├── GraphError          the ONNX file is not what its spec says
     ├── ParityError         ONNX Runtime and eager PyTorch disagree
     ├── DriftError          another precision moves fixes too far
+    ├── EdgeError           a network that cannot be converted for an edge runtime
     ├── RepositoryError     the model repository cannot be read or written
     │   ├── VersionExists   a published version is immutable, and its number is never used again
     │   └── VersionNotFound a version that is not published, or none to go back to
@@ -40,6 +41,10 @@ class ParityError(ExportError):
 
 class DriftError(ExportError):
     """Another precision moves fixes farther than the spec allows."""
+
+
+class EdgeError(ExportError):
+    """A network cannot be converted for an edge runtime."""
 
 
 class RepositoryError(ExportError):

@@ -3,12 +3,11 @@
 import argparse
 import sys
 import time
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from rfserve.export.commands import registry_option, repository_option
+from rfserve.export.commands import registry_option, repository_option, source_options
 from rfserve.export.errors import ExportError, RegistryError
-from rfserve.export.networks.iq_encoder import ENCODER_ORDERS
 from rfserve.export.publication import Source, publish
 from rfserve.export.quantization import METHODS, STATIC
 from rfserve.export.registry import Registry
@@ -23,15 +22,8 @@ def add_to(commands: Any) -> None:
     """Add the command to the sub-parsers of `rfserve-export`."""
     write = commands.add_parser("write", help="export, verify and publish one version of each model named")
     write.add_argument("models", nargs="+", metavar="MODEL", help=f"{', '.join(MODELS)}, or {EVERY}")
-    write.add_argument("--checkpoint", type=Path, help="state dict (.pt, .pth), Lightning .ckpt or .safetensors")
     write.add_argument("--version", type=int, help="version number (default: the next one)")
-    write.add_argument("--variant", help="size of LocalizationNet (default: the checkpoint's, else large)")
-    write.add_argument(
-        "--encoder-order",
-        choices=ENCODER_ORDERS,
-        help="IQ encoder of a HeimdallNet (default: what the checkpoint says, else heimdall-1.0; new weights: mbconv)",
-    )
-    write.add_argument("--scaling", type=Path, help="JSON file with the scaling used in training")
+    source_options.add_to(write)
     write.add_argument(
         "--precision",
         choices=PRECISIONS,
@@ -44,7 +36,6 @@ def add_to(commands: Any) -> None:
         default=STATIC,
         help="of int8: ranges from calibration, or from each batch (default: %(default)s)",
     )
-    write.add_argument("--seed", type=int, default=0, help="of the random weights when there is no checkpoint")
     write.add_argument("--missing", action="store_true", help="with several models: leave those with a version alone")
     write.add_argument("--register", action="store_true", help="register what was published in MLflow, as candidate")
     write.set_defaults(run=_write)
@@ -55,15 +46,7 @@ def add_to(commands: Any) -> None:
 def _write(options: argparse.Namespace) -> int:
     names = list(MODELS) if options.models == [EVERY] else options.models
     specs = [find(name) for name in names]
-    source = Source(
-        checkpoint=options.checkpoint,
-        variant=options.variant,
-        encoder_order=options.encoder_order,
-        scaling=options.scaling,
-        seed=options.seed,
-        precision=options.precision,
-        quantization=options.quantization,
-    )
+    source = replace(source_options.source_of(options), precision=options.precision, quantization=options.quantization)
     if len(specs) > 1 and (source != Source(seed=options.seed) or options.version is not None):
         raise ExportError(
             f"got {len(specs)} models with options that belong to one; write them one at a time, or without "
