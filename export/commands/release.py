@@ -9,8 +9,8 @@ from rfserve.export import comparison, live, release
 from rfserve.export.commands import repository_option
 from rfserve.export.errors import ExportError
 from rfserve.export.live import LiveServer
+from rfserve.export.model_repository import ModelRepository
 from rfserve.export.release import Release
-from rfserve.export.repository import Repository
 from rfserve.export.spec import find
 from rfserve.export.spec.model import TARGETS
 
@@ -115,7 +115,7 @@ def _retire(options: argparse.Namespace) -> int:
 
 
 def _history(options: argparse.Namespace) -> int:
-    repository: Repository = options.repository
+    repository: ModelRepository = options.repository
     name = find(options.model).name
     events = repository.serving(name).events
     if not events:

@@ -8,10 +8,10 @@ from typing import Any
 
 from rfserve.export.commands import repository_option
 from rfserve.export.errors import ExportError
+from rfserve.export.model_repository import ModelRepository
 from rfserve.export.networks.iq_encoder import ENCODER_ORDERS
 from rfserve.export.publication import Source, publish
 from rfserve.export.quantization import METHODS, STATIC
-from rfserve.export.repository import Repository
 from rfserve.export.spec import MODELS, EnsembleSpec, find
 from rfserve.export.spec.precision import FP32, PRECISIONS
 
@@ -66,7 +66,7 @@ def _write(options: argparse.Namespace) -> int:
             f"got {len(specs)} models with options that belong to one; write them one at a time, or without "
             "--checkpoint, --variant, --encoder-order, --scaling, --precision, --quantization and --version"
         )
-    repository: Repository = options.repository
+    repository: ModelRepository = options.repository
     for spec in specs:
         if len(specs) > 1 and repository.versions(spec.name) and options.missing:
             continue
