@@ -70,6 +70,10 @@ test: setup
 bench: setup
 	$(BIN)/python tests/benchmarks/ratios.py
 
+.PHONY: precisions
+precisions: setup
+	$(BIN)/python tests/benchmarks/precisions.py
+
 .PHONY: clean
 clean:
 	rm -rf .build build dist *.egg-info $(REPOSITORY)/*/[0-9]* $(REPOSITORY)/*/warmup $(REPOSITORY)/*/serving.json
