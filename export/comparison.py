@@ -16,7 +16,7 @@ from rfserve.export.drift import OUTPUTS, Drift
 from rfserve.export.errors import ExportError, VersionNotFound
 from rfserve.export.local_model import LocalModel
 from rfserve.export.manifest import Manifest
-from rfserve.export.repository import Repository
+from rfserve.export.model_repository import ModelRepository
 from rfserve.export.spec import ENSEMBLES, EnsembleSpec, ModelSpec, example
 from rfserve.export.spec.model import Served
 from rfserve.export.spec.tensor import Array
@@ -65,7 +65,7 @@ class Comparison:
 
 
 def compare(
-    repository: Repository,
+    repository: ModelRepository,
     spec: Served,
     before: int,
     after: int,
@@ -92,7 +92,7 @@ def compare(
     )
 
 
-def _published(repository: Repository, spec: ModelSpec, version: int) -> int:
+def _published(repository: ModelRepository, spec: ModelSpec, version: int) -> int:
     published = repository.versions(spec.name)
     if version not in published:
         raise VersionNotFound(
@@ -138,7 +138,7 @@ def _read(file: Path) -> dict[str, Array]:
         raise ExportError(f"cannot read {file}: {error}; expected an .npz with one array for each input") from error
 
 
-def _from_recordings(repository: Repository, spec: ModelSpec, recordings: Sequence[Path]) -> Inputs:
+def _from_recordings(repository: ModelRepository, spec: ModelSpec, recordings: Sequence[Path]) -> Inputs:
     ensemble = next(e for e in ENSEMBLES.values() if any(s.model.name == spec.name for s in e.steps))
     with tempfile.TemporaryDirectory(prefix="rfserve-") as folder:
         file = Path(folder) / "tensors.npz"
@@ -156,7 +156,7 @@ def _from_recordings(repository: Repository, spec: ModelSpec, recordings: Sequen
     return Inputs(arrays=arrays, names=names, origin=f"{_counted(len(names), 'recorded event')} through {through}")
 
 
-def _served(repository: Repository, model: ModelSpec) -> int:
+def _served(repository: ModelRepository, model: ModelSpec) -> int:
     version = repository.serving(model.name).served("cpu", repository.precisions(model.name))
     if version is None:
         raise VersionNotFound(

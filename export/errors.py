@@ -10,7 +10,9 @@ RfserveError
     ├── EdgeError           a network that cannot be converted for an edge runtime
     ├── RepositoryError     the model repository cannot be read or written
     │   ├── VersionExists   a published version is immutable, and its number is never used again
-    │   └── VersionNotFound a version that is not published, or none to go back to
+    │   ├── VersionNotFound a version that is not published, or none to go back to
+    │   ├── StoreUnavailable an object store that does not answer
+    │   └── StoreRefused    an object store that refuses: credentials, permission, bucket, what it cannot do
     ├── ReleaseError        a promotion, rollback or retirement was refused or failed
     ├── LiveServerError     a running server cannot be reached, or does not do what it was told
     └── RegistryError       MLflow is missing, out of reach, or refuses; what was published stays published
@@ -57,6 +59,14 @@ class VersionExists(RepositoryError):
 
 class VersionNotFound(RepositoryError):
     """The version is not published, or there is none to go back to."""
+
+
+class StoreUnavailable(RepositoryError):
+    """The object store does not answer, or not in time."""
+
+
+class StoreRefused(RepositoryError):
+    """The object store answers, and refuses: the credentials, the permission, the bucket, or what was asked of it."""
 
 
 class ReleaseError(ExportError):

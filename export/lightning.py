@@ -10,11 +10,11 @@ from typing import Any
 from rfserve.export.commands.repository_option import repository_at
 from rfserve.export.errors import ExportError
 from rfserve.export.manifest import Manifest
+from rfserve.export.model_repository import ModelRepository
 from rfserve.export.networks.catalog import require_choices
 from rfserve.export.networks.iq_encoder import IqEncoder
 from rfserve.export.publication import Source, publish
 from rfserve.export.registry import Registered, Registry
-from rfserve.export.repository import Repository
 from rfserve.export.scaling import Scaling
 from rfserve.export.spec import ModelSpec, find
 
@@ -54,7 +54,7 @@ class ExportOnFitEnd(Callback):  # type: ignore[misc]
     def __init__(
         self,
         model: str,
-        repository: Repository | Path | str,
+        repository: ModelRepository | Path | str,
         *,
         scaling: Scaling | Mapping[str, Any] | Path | str | None = None,
         encoder_order: str | None = None,
@@ -68,7 +68,7 @@ class ExportOnFitEnd(Callback):  # type: ignore[misc]
             raise ExportError(f"{model} has no weights of its own, so no checkpoint belongs to it; name a network")
         require_choices(spec, variant=variant, encoder_order=encoder_order)
         self.spec = spec
-        self.repository = repository if isinstance(repository, Repository) else repository_at(str(repository))
+        self.repository = repository if isinstance(repository, ModelRepository) else repository_at(str(repository))
         self.scaling = _scaling(scaling)
         self.encoder_order = encoder_order
         self.variant = variant

@@ -11,8 +11,8 @@ from rfserve.export.errors import LiveServerError
 from rfserve.export.live import READY_POLL_S, LiveServer
 from rfserve.export.local_model import LocalModel
 from rfserve.export.manifest import Manifest
+from rfserve.export.model_repository import ModelRepository
 from rfserve.export.publication import network_units
-from rfserve.export.repository import Repository
 from rfserve.export.scaling import Scaling
 from rfserve.export.spec import EnsembleSpec, ModelSpec, example
 from rfserve.export.spec.model import Served
@@ -38,7 +38,7 @@ class Checked:
     worst_ratio: float
 
 
-def checked_on(server: LiveServer, repository: Repository, spec: Served, version: int) -> Checked:
+def checked_on(server: LiveServer, repository: ModelRepository, spec: Served, version: int) -> Checked:
     """Send spec examples to a server, without naming a version, and compare the answers with `version` run here.
 
     `LiveServerError` when an answer differs by more than the spec allows, names another version, or none comes. For an
@@ -63,7 +63,7 @@ def checked_on(server: LiveServer, repository: Repository, spec: Served, version
 class _Reference:
     """The version as it runs here, and how exactly the server has to agree."""
 
-    def __init__(self, server: LiveServer, repository: Repository, spec: Served, version: int) -> None:
+    def __init__(self, server: LiveServer, repository: ModelRepository, spec: Served, version: int) -> None:
         self.spec, self.version = spec, version
         if isinstance(spec, ModelSpec):
             self._models = {spec.name: LocalModel(repository, spec, version)}

@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime
 
 from rfserve.export import onnx_file
+from rfserve.export.model_repository import ModelRepository
 from rfserve.export.publication import GRAPH_FILE
-from rfserve.export.repository import Repository
 from rfserve.export.spec import EnsembleSpec, ModelSpec
 from rfserve.export.spec.tensor import Array
 
@@ -17,7 +17,7 @@ Run = Callable[[ModelSpec, dict[str, Array]], Mapping[str, Array]]
 class LocalModel:
     """One version of a model, held in memory; `VersionNotFound` or `GraphError` when it cannot be."""
 
-    def __init__(self, repository: Repository, spec: ModelSpec, version: int) -> None:
+    def __init__(self, repository: ModelRepository, spec: ModelSpec, version: int) -> None:
         self.spec, self.version = spec, version
         self.manifest = repository.manifest(spec.name, version)
         with repository.version_folder(spec.name, version) as folder:

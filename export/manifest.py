@@ -66,10 +66,16 @@ class Manifest:
         file = version_folder / FILE_NAME
         where = f"{version_folder.parent.name}/{version_folder.name}"
         try:
-            content = json.loads(file.read_text())
-            found = cls(**content | {"steps": tuple(content["steps"])})
+            return cls.from_json(file.read_text(), where)
         except FileNotFoundError as error:
             raise RepositoryError(f"{where} has no {FILE_NAME}: rfserve did not publish it; write it again") from error
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> "Manifest":
+        """From the text of the file; `RepositoryError`, which says `where` it is from, when it is damaged."""
+        try:
+            content = json.loads(text)
+            found = cls(**content | {"steps": tuple(content["steps"])})
         except (json.JSONDecodeError, TypeError, KeyError) as error:
             raise RepositoryError(f"{where}/{FILE_NAME} is damaged ({error}); write the version again") from error
         if found.schema != SCHEMA:

@@ -13,13 +13,14 @@ from rfserve.export import onnx_file, parity
 from rfserve.export.checkpoint import Checkpoint
 from rfserve.export.errors import CheckpointError, ExportError
 from rfserve.export.manifest import Manifest
+from rfserve.export.model_repository import ModelRepository
 from rfserve.export.networks import convnext_names
 from rfserve.export.networks.catalog import HEIMDALL_NETS, build
 from rfserve.export.networks.iq_encoder import HEIMDALL_1_0, MBCONV
 from rfserve.export.networks.scaled import in_physical_units
 from rfserve.export.precision import Variant, convert, require_offered
 from rfserve.export.quantization import STATIC
-from rfserve.export.repository import Repository, version_files
+from rfserve.export.repository import version_files
 from rfserve.export.scaling import NEW_WEIGHTS, Scaling
 from rfserve.export.spec import EnsembleSpec, ModelSpec
 from rfserve.export.spec.model import Served
@@ -103,7 +104,9 @@ def network_units(spec: ModelSpec, scaling: Scaling) -> Mapping[str, Array]:
     return {"positions": degrees, "uncertainties": target}
 
 
-def publish(spec: Served, repository: Repository, source: Source, *, version: int | None, report: Report) -> Manifest:
+def publish(
+    spec: Served, repository: ModelRepository, source: Source, *, version: int | None, report: Report
+) -> Manifest:
     """Export and publish one version; `ExportError` with the reason, and an unchanged repository, otherwise."""
     if isinstance(spec, EnsembleSpec):
         return _publish_ensemble(spec, repository, source, version)
@@ -175,7 +178,7 @@ def _manifest(  # noqa: PLR0917
     )
 
 
-def _publish_ensemble(spec: EnsembleSpec, repository: Repository, source: Source, version: int | None) -> Manifest:
+def _publish_ensemble(spec: EnsembleSpec, repository: ModelRepository, source: Source, version: int | None) -> Manifest:
     if source != Source():
         raise ExportError(f"{spec.name} is an ensemble and has no network of its own; export its steps with options")
     steps = tuple(s.model.name for s in spec.steps)

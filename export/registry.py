@@ -13,7 +13,7 @@ from typing import Any
 from rfserve.export import mlflow_model, run_record
 from rfserve.export.errors import RegistryError
 from rfserve.export.manifest import FILE_NAME, Manifest
-from rfserve.export.repository import Repository
+from rfserve.export.model_repository import ModelRepository
 from rfserve.export.run_record import MANIFEST_TAG, REPOSITORY_TAG, VERSION_TAG
 from rfserve.export.spec import RfserveError, find
 from rfserve.export.spec.model import Served
@@ -55,7 +55,7 @@ class Registry:
         """The registry that a command's `--tracking-uri` names."""
         return cls(options.tracking_uri)
 
-    def register(self, repository: Repository, manifest: Manifest) -> Registered:
+    def register(self, repository: ModelRepository, manifest: Manifest) -> Registered:
         """Register a published version as `candidate`; one that is registered already is returned as it is.
 
         `RegistryError` when MLflow cannot be reached or refuses, or when the version's files are not as published. It
@@ -73,12 +73,12 @@ class Registry:
                 self.tracking.client.set_registered_model_alias(model, CANDIDATE, version.version)
             return _registered(version, is_new=not found)
 
-    def registered(self, model: str, version: int, *, repository: Repository | None = None) -> Registered:
+    def registered(self, model: str, version: int, *, repository: ModelRepository | None = None) -> Registered:
         """A version that is registered, `RegistryError` when it is not; see `champion` for `repository`."""
         with self._speaking(f"{model}/{version} was not looked up"):
             return _registered(self._find(model, version, repository), is_new=False)
 
-    def champion(self, model: str, version: int, *, repository: Repository | None = None) -> Registered:
+    def champion(self, model: str, version: int, *, repository: ModelRepository | None = None) -> Registered:
         """Move the alias `champion` to a registered version, after it has passed its checks.
 
         `repository` says whose version is meant, where several repositories (or one that was written anew) registered
@@ -112,7 +112,7 @@ class Registry:
                 "that and repeat it"
             ) from error
 
-    def _find(self, model: str, version: int, repository: Repository | None) -> Any:
+    def _find(self, model: str, version: int, repository: ModelRepository | None) -> Any:
         found = self._search(model, VERSION_TAG, str(version))
         if repository is not None:
             sha256 = repository.manifest_sha256(model, version)
@@ -145,7 +145,7 @@ class Registry:
                 return None
             raise
 
-    def _create(self, repository: Repository, manifest: Manifest, sha256: str) -> Any:
+    def _create(self, repository: ModelRepository, manifest: Manifest, sha256: str) -> Any:
         client, spec = self.tracking.client, find(manifest.model)
         name = f"{manifest.model}/{manifest.version}"
         tags = run_record.tags(repository, manifest, sha256)
@@ -191,7 +191,7 @@ class Registry:
         )
 
     def _log_configuration(
-        self, run_id: str, repository: Repository, spec: Served, manifest: Manifest, folder: Path
+        self, run_id: str, repository: ModelRepository, spec: Served, manifest: Manifest, folder: Path
     ) -> None:
         """The manifest and the configurations of the moment, laid out as in the model repository."""
         home = f"repository/{spec.name}"

@@ -10,7 +10,7 @@ from rfserve.export import verification
 from rfserve.export.errors import ExportError, ReleaseError, VersionNotFound
 from rfserve.export.live import LiveServer
 from rfserve.export.live_check import checked_on
-from rfserve.export.repository import Repository
+from rfserve.export.model_repository import ModelRepository
 from rfserve.export.serving import Event, Serving
 from rfserve.export.spec import ENSEMBLES
 from rfserve.export.spec.model import TARGETS, Served
@@ -35,7 +35,7 @@ class Release:
 
 
 def promote(
-    repository: Repository,
+    repository: ModelRepository,
     spec: Served,
     version: int,
     targets: Sequence[str] | None = None,
@@ -70,7 +70,7 @@ def promote(
             touched.append(server)
             taken_s[server.url] = _switch(server, repository, spec, version)
     except (ExportError, KeyboardInterrupt) as error:
-        left = _go_back(repository, spec, event, seen[0], touched)
+        left = _go_back(repository, spec, event, seen[-1], touched)
         raise ReleaseError(
             f"{spec.name}/{version} was not promoted: {error or 'interrupted'}; "
             + ("what was served before is served again" + "".join(f"; but {problem}" for problem in left))
@@ -86,7 +86,7 @@ def promote(
 
 
 def rollback(
-    repository: Repository, spec: Served, targets: Sequence[str] | None = None, servers: Sequence[LiveServer] = ()
+    repository: ModelRepository, spec: Served, targets: Sequence[str] | None = None, servers: Sequence[LiveServer] = ()
 ) -> Release:
     """Have `targets` (default: those that the latest change concerned) serve what they served before it.
 
@@ -132,13 +132,13 @@ def rollback(
     )
 
 
-def retire(repository: Repository, spec: Served, version: int) -> None:
-    """Take a version away for good; see `Repository.retire` for what is refused."""
+def retire(repository: ModelRepository, spec: Served, version: int) -> None:
+    """Take a version away for good; see `ModelRepository.retire` for what is refused."""
     repository.retire(spec, version)
 
 
 def _suited(
-    repository: Repository, spec: Served, version: int, targets: Sequence[str] | None, *, force: bool
+    repository: ModelRepository, spec: Served, version: int, targets: Sequence[str] | None, *, force: bool
 ) -> tuple[str, ...]:
     precision = repository.precisions(spec.name)[version]
     unknown = sorted(set(targets or ()) - set(TARGETS))
@@ -152,7 +152,7 @@ def _suited(
     return chosen or TARGETS
 
 
-def _verify(repository: Repository, spec: Served, versions: set[int]) -> None:
+def _verify(repository: ModelRepository, spec: Served, versions: set[int]) -> None:
     for version in sorted(versions):
         published = repository.versions(spec.name)
         if version not in published:
@@ -180,7 +180,9 @@ def _places(spec: Served, servers: Sequence[LiveServer], versions: Mapping[str, 
     return found
 
 
-def _previous(repository: Repository, spec: Served, state: Serving, targets: Sequence[str] | None) -> dict[str, int]:
+def _previous(
+    repository: ModelRepository, spec: Served, state: Serving, targets: Sequence[str] | None
+) -> dict[str, int]:
     precisions = repository.precisions(spec.name)
     if not precisions:
         raise VersionNotFound(
@@ -192,7 +194,7 @@ def _previous(repository: Repository, spec: Served, state: Serving, targets: Seq
         raise VersionNotFound(f"{spec.name} cannot be rolled back: {error}") from error
 
 
-def _switch(server: LiveServer, repository: Repository, spec: Served, version: int) -> float:
+def _switch(server: LiveServer, repository: ModelRepository, spec: Served, version: int) -> float:
     """Have a server load what the configuration says, and see that it does; the seconds it took."""
     begun = time.monotonic()
     with _dependents_kept(server, spec):
@@ -219,7 +221,7 @@ def _dependents_kept(server: LiveServer, spec: Served) -> Iterator[None]:
 
 
 def _go_back(
-    repository: Repository, spec: Served, event: Event, before: Serving, servers: Sequence[LiveServer]
+    repository: ModelRepository, spec: Served, event: Event, before: Serving, servers: Sequence[LiveServer]
 ) -> list[str]:
     """Undo a promotion that failed; what could not be undone."""
     try:

@@ -1,27 +1,20 @@
 """A Triton model repository on a local disk: versions appear whole or not at all, and never change."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from rfserve.export import durable_files, pbtxt, serving, staging
-from rfserve.export.errors import ReleaseError, RepositoryError, VersionExists, VersionNotFound
+from rfserve.export import durable_files, serving, staging
+from rfserve.export.errors import RepositoryError, VersionNotFound
 from rfserve.export.manifest import FILE_NAME, Manifest, file_facts
+from rfserve.export.model_repository import Change, Fill, ModelRepository, configuration_files, model_files
 from rfserve.export.serving import Event, Serving
-from rfserve.export.spec import ModelSpec, example
 from rfserve.export.spec.model import TARGETS, Served
 from rfserve.export.spec.precision import suits
 
-# What a version counts as whose manifest cannot be read: it suits no target, and Triton would still find it.
-UNREADABLE = "unreadable"
 
-Fill = Callable[[Path], Callable[[int], Manifest]]
-Change = Callable[[Serving], Serving]
-
-
-class Repository:
+class Repository(ModelRepository):
     """The folder that `tritonserver --model-repository` reads."""
 
     def __init__(self, folder: Path) -> None:
@@ -51,27 +44,11 @@ class Repository:
         """The manifest of a version; `RepositoryError` when it cannot be read."""
         return Manifest.read(self.folder / model / str(version))
 
-    def manifest_sha256(self, model: str, version: int) -> str:
-        """The SHA-256 of a version's manifest, which stands for the whole version."""
-        with self.version_folder(model, version) as folder:
-            return str(file_facts(folder / FILE_NAME)["sha256"])
-
     @contextmanager
     def version_folder(self, model: str, version: int) -> Iterator[Path]:
         """A local folder with the files of a version, to be read only, as long as the context lasts."""
-        if version not in self.versions(model):
-            raise VersionNotFound(
-                f"{model}/{version} is not published in {self.location}; it has {self.versions(model) or 'no version'}"
-            )
+        self._require_published(model, version)
         yield self.folder / model / str(version)
-
-    def precisions(self, model: str) -> dict[int, str]:
-        """The precision of every published version; `unreadable` where the manifest is."""
-        found = dict.fromkeys(self.versions(model), UNREADABLE)
-        for version in found:
-            with suppress(RepositoryError):
-                found[version] = self.manifest(model, version).precision
-        return found
 
     def serving(self, model: str) -> Serving:
         """What is promoted, and the history; `RepositoryError` when the file is damaged."""
@@ -101,11 +78,7 @@ class Repository:
         or it is the only one, `VersionNotFound` when it is not published.
         """
         home = self.folder / spec.name
-        if version not in self.versions(spec.name):
-            raise VersionNotFound(
-                f"{spec.name}/{version} is not published in {self.location}; it has "
-                f"{self.versions(spec.name) or 'no version'}"
-            )
+        self._require_published(spec.name, version)
         with self._writing(spec):
             state = self._settled(spec.name)
             precisions = self.precisions(spec.name)
@@ -149,7 +122,7 @@ class Repository:
                     self._refuse_number(spec.name, version, state)
                     manifest = manifest_for(version or self._next_number(spec.name, state))
                     self._seal(manifest, folder)
-                    before = _model_files(spec, self._policies_before(state, manifest))
+                    before = model_files(spec, self._policies_before(state, manifest))
                     with durable_files.replaced(before, home):
                         folder.rename(home / str(manifest.version))
                     with _finishing(f"{spec.name}/{manifest.version} is published"):
@@ -184,10 +157,6 @@ class Repository:
         with self._writing(spec):
             self._save(spec, self._settled(spec.name))
 
-    def configuration(self, spec: Served) -> dict[str, str]:
-        """The configuration files as they should be, by path below the model's folder."""
-        return configuration_files(spec, self._policies(spec.name, self.serving(spec.name)))
-
     def read_configuration(self, spec: Served) -> dict[str, str | None]:
         """The configuration files as they are; None for one that is missing."""
         home = self.folder / spec.name
@@ -208,13 +177,7 @@ class Repository:
         home = self.folder / model
         staging.clear_leftovers(home)
         state = self.serving(model)
-        missed = []
-        for version, precision in self.precisions(model).items():
-            if version not in state.noted("publish"):
-                event = Event(action="publish", version=version, note=precision)
-                if precision != UNREADABLE:
-                    event = replace(event, at_utc=self.manifest(model, version).created_utc)
-                missed.append(event)
+        missed = self._unnoted(model, state)
         gone = set(staging.retired(home)) - state.noted("retire")
         missed += [Event(action="retire", version=version) for version in sorted(gone)]
         return state.with_missed(missed)
@@ -223,67 +186,16 @@ class Repository:
         """Write the history and the configuration that follows from it, both or none. Hold the lock."""
         home = self.folder / spec.name
         history = {serving.FILE_NAME: state.to_json().encode()} if state != Serving() else {}
-        with durable_files.replaced(history | _model_files(spec, self._policies(spec.name, state)), home):
+        with durable_files.replaced(history | model_files(spec, self._policies(spec.name, state)), home):
             pass
         for hidden in staging.retired(home).values():
             shutil.rmtree(hidden, ignore_errors=True)
-
-    def _next_number(self, model: str, state: Serving) -> int:
-        """Above every number that is or ever was published."""
-        return max([*self.versions(model), *(e.version for e in state.events)], default=0) + 1
-
-    def _refuse_number(self, model: str, version: int | None, state: Serving) -> None:
-        following = self._next_number(model, state)
-        if version in self.versions(model):
-            raise VersionExists(
-                f"{model}/{version} is published already and versions are immutable; leave --version out to get "
-                f"{following}"
-            )
-        if version in state.noted("retire"):
-            raise VersionExists(
-                f"{model}/{version} was retired and a number is never used twice; leave --version out to get "
-                f"{following}"
-            )
-
-    @staticmethod
-    def _refuse_retiring(model: str, version: int, state: Serving, precisions: Mapping[int, str]) -> None:
-        if set(precisions) == {version}:
-            raise ReleaseError(f"{model}/{version} is the only version; publish another one before it is retired")
-        serving_it = [t for t in TARGETS if state.served(t, precisions) == version]
-        if serving_it:
-            raise ReleaseError(
-                f"{model}/{version} is what {' and '.join(serving_it)} serves; promote another version first"
-            )
-
-    def _policies(self, model: str, state: Serving) -> dict[str, int | None]:
-        precisions = self.precisions(model)
-        return {target: state.policy(target, precisions) for target in TARGETS}
 
     def _policies_before(self, state: Serving, coming: Manifest) -> dict[str, int | None]:
         """The policies to write before a version appears: a target that it does not suit must never pick it up."""
         before = self.precisions(coming.model)
         after = before | {coming.version: coming.precision}
         return {t: state.policy(t, before if suits(t, coming.precision) else after) for t in TARGETS}
-
-
-def configuration_files(spec: Served, policies: Mapping[str, int | None] | None = None) -> dict[str, str]:
-    """The text files of a model that git holds, by path below its folder. The plain `config.pbtxt` is the CPU's.
-
-    `policies` holds the version that each target serves; Triton takes the newest where it is None.
-    """
-    chosen = policies or {}
-    texts = {
-        f"configs/{name}.pbtxt": pbtxt.config_text(spec, name, chosen.get(configuration.target))
-        for name, configuration in pbtxt.CONFIGURATIONS.items()
-    }
-    return {"config.pbtxt": texts["configs/cpu.pbtxt"], **texts}
-
-
-def _model_files(spec: Served, policies: Mapping[str, int | None]) -> dict[str, bytes]:
-    files = {name: text.encode() for name, text in configuration_files(spec, policies).items()}
-    if isinstance(spec, ModelSpec):
-        files |= {f"warmup/{name}": array[0].tobytes() for name, array in example(spec).items()}
-    return files
 
 
 def version_files(folder: Path) -> dict[str, dict[str, object]]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from rfserve.export import latency, mlflow_model
 from rfserve.export.manifest import Manifest
+from rfserve.export.model_repository import ModelRepository
 from rfserve.export.publication import GRAPH_FILE
-from rfserve.export.repository import Repository
 from rfserve.export.spec import ModelSpec
 from rfserve.export.spec.model import Served
 
@@ -55,7 +55,7 @@ def parameters(manifest: Manifest) -> dict[str, str]:
     return {name: str(value) for name, value in found.items() if value is not None}
 
 
-def tags(repository: Repository, manifest: Manifest, sha256: str) -> dict[str, str]:
+def tags(repository: ModelRepository, manifest: Manifest, sha256: str) -> dict[str, str]:
     """What the version is found by; `sha256` is the manifest's."""
     where = repository.location
     found = {

@@ -5,13 +5,13 @@ from pathlib import Path
 from rfserve.export import onnx_file, pbtxt
 from rfserve.export.errors import ExportError, RepositoryError
 from rfserve.export.manifest import Manifest
+from rfserve.export.model_repository import ModelRepository
 from rfserve.export.publication import GRAPH_FILE
-from rfserve.export.repository import Repository
 from rfserve.export.spec import EnsembleSpec, ModelNotFound, find
 from rfserve.export.spec.model import Served
 
 
-def problems(repository: Repository, model: str) -> list[str]:
+def problems(repository: ModelRepository, model: str) -> list[str]:
     """Everything that is wrong with a model and each of its versions; empty when it may be served."""
     try:
         spec = find(model)
@@ -26,7 +26,7 @@ def problems(repository: Repository, model: str) -> list[str]:
     return found
 
 
-def _configuration_problems(repository: Repository, spec: Served) -> list[str]:
+def _configuration_problems(repository: ModelRepository, spec: Served) -> list[str]:
     try:
         expected = repository.configuration(spec)
     except RepositoryError as error:
@@ -44,7 +44,7 @@ def _configuration_problems(repository: Repository, spec: Served) -> list[str]:
     return found
 
 
-def version_problems(repository: Repository, spec: Served, version: int) -> list[str]:
+def version_problems(repository: ModelRepository, spec: Served, version: int) -> list[str]:
     """Everything that is wrong with one version: its manifest, hashes and graph, and whether ONNX Runtime loads it."""
     try:
         manifest = repository.manifest(spec.name, version)
@@ -56,7 +56,7 @@ def version_problems(repository: Repository, spec: Served, version: int) -> list
         return [str(error)]
 
 
-def _file_problems(repository: Repository, spec: Served, manifest: Manifest, folder: Path) -> list[str]:
+def _file_problems(repository: ModelRepository, spec: Served, manifest: Manifest, folder: Path) -> list[str]:
     found = manifest.differences(folder)
     if manifest.model != spec.name:
         found.append(f"the manifest is of {manifest.model}/{manifest.version}")

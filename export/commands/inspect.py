@@ -9,7 +9,7 @@ from rfserve.export import table, verification
 from rfserve.export.commands import repository_option
 from rfserve.export.errors import ExportError, VersionNotFound
 from rfserve.export.manifest import Manifest
-from rfserve.export.repository import Repository
+from rfserve.export.model_repository import ModelRepository
 from rfserve.export.spec import MODELS
 from rfserve.export.spec.model import TARGETS
 
@@ -39,7 +39,7 @@ def add_to(commands: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    repository: Repository = options.repository
+    repository: ModelRepository = options.repository
     for model in repository.models():
         served = _served(repository, model)
         for version in repository.versions(model):
@@ -62,7 +62,7 @@ def _drift(manifest: Manifest) -> str:
     return f"within {manifest.drift['position_p99_m']:.3g} m of {manifest.drift['against']} at p99"
 
 
-def _served(repository: Repository, model: str) -> dict[str, int | None]:
+def _served(repository: ModelRepository, model: str) -> dict[str, int | None]:
     """The version that each target serves; None where that one is not there, which `check` reports."""
     state, precisions = repository.serving(model), repository.precisions(model)
     served: dict[str, int | None] = dict.fromkeys(TARGETS)
@@ -73,7 +73,7 @@ def _served(repository: Repository, model: str) -> dict[str, int | None]:
 
 
 def _check(options: argparse.Namespace) -> int:
-    repository: Repository = options.repository
+    repository: ModelRepository = options.repository
     models = options.models or repository.models()
     if not models:
         raise ExportError(f"{repository.location} holds no model; write one with `rfserve-export write MODEL`")

@@ -4,8 +4,8 @@ import argparse
 from typing import Any
 
 from rfserve.export.commands import registry_option, repository_option
+from rfserve.export.model_repository import ModelRepository
 from rfserve.export.registry import CANDIDATE, Registry
-from rfserve.export.repository import Repository
 from rfserve.export.spec import find
 
 
@@ -20,7 +20,7 @@ def add_to(commands: Any) -> None:
 
 
 def _register(options: argparse.Namespace) -> int:
-    repository: Repository = options.repository
+    repository: ModelRepository = options.repository
     manifest = repository.manifest(find(options.model).name, options.version)
     print(Registry.from_options(options).register(repository, manifest).uri)
     return 0

@@ -9,9 +9,9 @@ from rfserve.export import comparison, live, release
 from rfserve.export.commands import registry_option, repository_option
 from rfserve.export.errors import ExportError, RegistryError, ReleaseError
 from rfserve.export.live import LiveServer
+from rfserve.export.model_repository import ModelRepository
 from rfserve.export.registry import Registry
 from rfserve.export.release import Release
-from rfserve.export.repository import Repository
 from rfserve.export.spec import find
 from rfserve.export.spec.model import TARGETS
 
@@ -108,7 +108,7 @@ def _registry(options: argparse.Namespace) -> Registry | None:
     return Registry.from_options(options)
 
 
-def _crown(registry: Registry | None, repository: Repository, done: Release) -> None:
+def _crown(registry: Registry | None, repository: ModelRepository, done: Release) -> None:
     """Move the alias to what is served now; one alias cannot stand for two versions."""
     if registry is None:
         return
@@ -150,7 +150,7 @@ def _retire(options: argparse.Namespace) -> int:
 
 
 def _history(options: argparse.Namespace) -> int:
-    repository: Repository = options.repository
+    repository: ModelRepository = options.repository
     name = find(options.model).name
     events = repository.serving(name).events
     if not events:

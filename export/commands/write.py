@@ -8,10 +8,10 @@ from typing import Any
 
 from rfserve.export.commands import registry_option, repository_option, source_options
 from rfserve.export.errors import ExportError, RegistryError
+from rfserve.export.model_repository import ModelRepository
 from rfserve.export.publication import Source, publish
 from rfserve.export.quantization import METHODS, STATIC
 from rfserve.export.registry import Registry
-from rfserve.export.repository import Repository
 from rfserve.export.spec import MODELS, EnsembleSpec, find
 from rfserve.export.spec.precision import FP32, PRECISIONS
 
@@ -54,7 +54,7 @@ def _write(options: argparse.Namespace) -> int:
         )
     if options.tracking_uri is not None and not options.register:
         raise ExportError(f"got --tracking-uri {options.tracking_uri} without --register; give both or neither")
-    repository: Repository = options.repository
+    repository: ModelRepository = options.repository
     # Without MLflow it fails here, before minutes of exporting.
     registry = Registry.from_options(options) if options.register else None
     unregistered = []
