@@ -57,6 +57,14 @@ def parse(text: str) -> model_config_pb2.ModelConfig:
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
+def names_versions(text: str) -> bool:
+    """Whether a config file says which versions to serve, rather than have Triton take the newest that it finds."""
+    try:
+        return bool(parse(text).version_policy.HasField("specific"))
+    except text_format.ParseError:
+        return False
+
+
 def differs(text: str, expected: str) -> bool:
     """Whether two config files say something different; one that does not parse always does."""
     try:
