@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from rfserve.server import readiness
+from rfserve.server import object_location, readiness
 from rfserve.server.errors import ServerError
 from rfserve.server.options import CONFIGS, ServerOptions
 from rfserve.server.process import TritonServer
@@ -96,7 +96,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_options(run: argparse.ArgumentParser) -> None:
-    run.add_argument("--repository", type=Path, default=Path("model_repository"), help="default: %(default)s")
+    run.add_argument(
+        "--repository",
+        type=lambda text: text if text.startswith(object_location.SCHEME) else Path(text),
+        default=Path("model_repository"),
+        metavar="LOCATION",
+        help="a folder, or s3://BUCKET/PREFIX (default: %(default)s)",
+    )
     run.add_argument("--config", choices=CONFIGS, default="cpu", help="which configs/NAME.pbtxt (default: %(default)s)")
     run.add_argument("--address", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     run.add_argument("--grpc-port", type=int, default=8001, help="default: %(default)s; 0 picks a free one")

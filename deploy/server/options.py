@@ -1,9 +1,11 @@
 """What a server is started with, checked before anything runs."""
 
+import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from rfserve.server import object_location
 from rfserve.server.errors import PortBusy, RepositoryError, ServerError
 
 CONFIGS = ("cpu", "gpu", "gpu-tensorrt")
@@ -11,9 +13,12 @@ CONFIGS = ("cpu", "gpu", "gpu-tensorrt")
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """Port 0 picks a free port. Empty `models` serves every model of the repository."""
+    """Port 0 picks a free port. Empty `models` serves every model of the repository.
 
-    repository: Path
+    `repository` is a folder, or the `s3://…` location of one in an object store, as text.
+    """
+
+    repository: Path | str
     config: str = "cpu"
     address: str = "127.0.0.1"
     grpc_port: int = 8001
@@ -33,19 +38,35 @@ class ServerOptions:
                 f"time-outs: got {self.load_timeout_s} s to load, {self.exit_timeout_s} s to exit; expected > 0"
             )
 
+    @property
+    def is_object_store(self) -> bool:
+        """Whether the repository is in an object store, which only tritonserver itself reads here."""
+        return str(self.repository).startswith(object_location.SCHEME)
+
+    @property
+    def location(self) -> str:
+        """The repository as tritonserver takes it."""
+        if self.is_object_store:
+            return object_location.triton_location(str(self.repository), os.environ)
+        return str(Path(self.repository).resolve())
+
     def served_models(self) -> tuple[str, ...]:
-        """The models to load; `RepositoryError` that says what to write when one of them cannot be."""
-        if not self.repository.is_dir():
-            raise RepositoryError(
-                f"no model repository at {self.repository}; write one with `rfserve-export write MODEL`"
-            )
-        present = sorted(f.parent.name for f in self.repository.glob("*/config.pbtxt"))
+        """The models to load; `RepositoryError` that says what to write when one of them cannot be.
+
+        Of an object store, those that were asked for: what it holds is known once tritonserver has read it.
+        """
+        if self.is_object_store:
+            return self.models
+        folder = Path(self.repository)
+        if not folder.is_dir():
+            raise RepositoryError(f"no model repository at {folder}; write one with `rfserve-export write MODEL`")
+        present = sorted(f.parent.name for f in folder.glob("*/config.pbtxt"))
         models = self.models or tuple(present)
         if not models:
             raise RepositoryError(f"{self.repository} holds no model; write one with `rfserve-export write MODEL`")
         problems = []
         for model in models:
-            home = self.repository / model
+            home = folder / model
             if model not in present:
                 problems.append(f"{model} is not in it (it holds {', '.join(present) or 'nothing'})")
             elif not any(f.is_dir() and f.name.isdigit() for f in home.iterdir()):

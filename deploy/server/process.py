@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -12,13 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from rfserve.server import binary, readiness
-from rfserve.server.errors import ModelLoadError, ServerError, ServerStopped
+from rfserve.server import binary, object_location, readiness, startup_log
+from rfserve.server.errors import ModelLoadError, RepositoryError, ServerError, ServerStopped
 from rfserve.server.options import ServerOptions
 
 __all__ = ["ServerOptions", "TritonServer"]
 
 POLL_S = 0.1
+UNSTARTED_EXIT_S = 5.0
 LOG_LINES_SHOWN = 30
 
 
@@ -74,7 +76,8 @@ class TritonServer:
             self._spawn()
             self._wait_until_ready()
         except BaseException:
-            self.stop()
+            # There is nothing in flight, and one that waits for a dead object store does not heed SIGTERM.
+            self._end(UNSTARTED_EXIT_S)
             raise
 
     def wait(self) -> int:
@@ -90,12 +93,15 @@ class TritonServer:
 
     def stop(self) -> int | None:
         """Stop tritonserver and everything it started; its exit code, or None when it never ran."""
+        return self._end(self.options.exit_timeout_s + 10)
+
+    def _end(self, patience_s: float) -> int | None:
         process = self._process
         code = None
         if process is not None:
             self.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(self.options.exit_timeout_s + 10)
+                process.wait(patience_s)
             # The stubs are in its process group, and one that lost its server would linger.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -130,10 +136,10 @@ class TritonServer:
     def _arguments(self) -> list[str]:
         options = self.options
         return [
-            f"--model-repository={options.repository.resolve()}",
+            f"--model-repository={options.location}",
             f"--model-config-name={options.config}",
             "--model-control-mode=explicit",
-            *(f"--load-model={m}" for m in self.models),
+            *(f"--load-model={m}" for m in self.models or ("*",)),
             "--strict-readiness=false",
             # A server that stays up can be asked why a model did not load.
             "--exit-on-error=false",
@@ -152,34 +158,72 @@ class TritonServer:
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.options.load_timeout_s
         waiting = list(self.models)
-        while waiting:
+        while waiting or not self.models:
             code = None if self._process is None else self._process.poll()
             if code is not None:
                 raise ServerStopped(
                     f"tritonserver ended with exit code {code} before it was ready:\n{self._last_lines()}"
                 )
             if readiness.server_live(self.http_url):
+                if not self.models:
+                    waiting = list(self._found())
                 waiting = [m for m in waiting if not readiness.model_ready(self.http_url, m)]
                 failed = self._reasons(waiting)
                 if failed:
                     raise ModelLoadError(
                         f"{len(failed)} of {len(self.models)} models did not load: {'; '.join(failed)}"
                     )
-            if waiting and time.monotonic() > deadline:
+            elif self.options.is_object_store:
+                self._refuse_unopened()
+            if (waiting or not self.models) and time.monotonic() > deadline:
                 raise ModelLoadError(
-                    f"{', '.join(waiting)} not ready after {self.options.load_timeout_s:g} s; give a longer "
-                    f"--load-timeout-s, or see the log:\n{self._last_lines()}"
+                    f"{', '.join(waiting) or self.options.repository} not ready after "
+                    f"{self.options.load_timeout_s:g} s{self._silence()}; give a longer --load-timeout-s, or see the "
+                    f"log:\n{self._last_lines()}"
                 )
-            if waiting:
+            if waiting or not self.models:
                 time.sleep(POLL_S)
 
+    def _found(self) -> tuple[str, ...]:
+        """The models that tritonserver found in an object store, but those without a version."""
+        index = readiness.repository_index(self.http_url)
+        failures = startup_log.model_failures(self.log())
+        failed = {name for name, reason in failures.items() if not startup_log.is_unpublished(reason)}
+        self.models = tuple(sorted({str(e["name"]) for e in index if e.get("state")} | failed))
+        if not self.models:
+            raise RepositoryError(
+                f"{self.options.repository} holds no model with a version; write one with `rfserve-export write MODEL`"
+            )
+        return self.models
+
+    def _refuse_unopened(self) -> None:
+        reason = startup_log.startup_failure(self.log())
+        if reason:
+            raise RepositoryError(
+                f"tritonserver cannot open {self.options.location}: {reason}; see that the bucket and something under "
+                "the prefix are there, and that the AWS_* variables or the profile permit to read them"
+            )
+
+    def _silence(self) -> str:
+        """What is known of an endpoint that tritonserver asks again and again, without a word in its log."""
+        address = object_location.endpoint_address(self.options.location) if self.options.is_object_store else None
+        if address is None:
+            return ""
+        try:
+            socket.create_connection(address, timeout=2).close()
+        except OSError as error:
+            return f": nothing answers at {address[0]}:{address[1]} ({error})"
+        return f": {address[0]}:{address[1]} takes connections"
+
     def _reasons(self, models: list[str]) -> list[str]:
-        index = readiness.repository_index(self.http_url) if models else []
-        return [
-            f"{entry['name']}: {entry['reason']}"
-            for entry in index
-            if entry["name"] in models and entry.get("state") == "UNAVAILABLE" and entry.get("reason")
-        ]
+        if not models:
+            return []
+        # The index has no reason for a model that Triton did not get as far as loading.
+        found = startup_log.model_failures(self.log()) if self.options.is_object_store else {}
+        for entry in readiness.repository_index(self.http_url):
+            if entry.get("state") == "UNAVAILABLE" and entry.get("reason"):
+                found[entry["name"]] = entry["reason"]
+        return [f"{name}: {reason}" for name, reason in found.items() if name in models]
 
     def _last_lines(self) -> str:
         return "\n".join(self.log().splitlines()[-LOG_LINES_SHOWN:])
