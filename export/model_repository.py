@@ -96,13 +96,16 @@ class ModelRepository(ABC):
         found = dict.fromkeys(self.versions(model), UNREADABLE)
         for version in found:
             try:
-                found[version] = self.manifest(model, version).precision
+                found[version] = self._precision(model, version)
             except (StoreUnavailable, StoreRefused):
                 # Says nothing of the version, and would change what is served.
                 raise
             except RepositoryError:
                 continue
         return found
+
+    def _precision(self, model: str, version: int) -> str:
+        return self.manifest(model, version).precision
 
     def _unnoted(self, model: str, state: Serving) -> list[Event]:
         """The publications that their writer did not live to note in the history."""
