@@ -13,11 +13,12 @@ from typing import Any
 import boto3
 import numpy as np
 import pytest
+from botocore.exceptions import ReadTimeoutError
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from rfserve.export import onnx_file, pbtxt, verification
 from rfserve.export.cli import main
-from rfserve.export.errors import ReleaseError, RepositoryError, VersionExists, VersionNotFound
+from rfserve.export.errors import ReleaseError, RepositoryError, StoreUnavailable, VersionExists, VersionNotFound
 from rfserve.export.manifest import Manifest
 from rfserve.export.object_repository import ObjectRepository
 from rfserve.export.repository import version_files
@@ -317,10 +318,41 @@ def test_publisher_whose_claim_was_taken_over_takes_the_next_number(prefix: Pref
         prefix.assert_whole(version, repository)
 
 
+def test_publisher_whose_number_was_given_to_other_content_does_not_publish_it(prefix: Prefix):
+    repository = prefix.repository()
+    claim = {"content": "other", "owner": "other", "place": "another machine"}
+
+    def replace_claim() -> None:
+        there = json.loads(prefix.read(f"{SPEC.name}/.claims/1"))
+        prefix.put(f"{SPEC.name}/.claims/1", json.dumps(there | claim).encode())
+        prefix.put(f"{SPEC.name}/1/model.onnx", b"other")
+
+    after_upload(repository, "1/model.onnx.weights", replace_claim)
+    assert repository.publish(SPEC, fill()).version == 2
+    assert repository.versions(SPEC.name) == [2]
+
+
+def test_endpoint_that_fails_does_not_change_what_is_served(prefix: Prefix):
+    for content in (b"1", b"2"):
+        prefix.repository().publish(SPEC, fill(content))
+    repository = prefix.repository()
+
+    def fail(request: Any, **_: object) -> None:
+        if "/2/manifest.json" in request.url:
+            raise ReadTimeoutError(endpoint_url=request.url)
+
+    repository._store._client.meta.events.register("before-send.s3", fail)
+    with pytest.raises(StoreUnavailable, match=r"2/manifest\.json"):
+        repository.write_configuration(SPEC)
+    assert prefix.configured() == {2}
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "model.onnx.weights", "manifest.json"])
 def test_object_that_reads_back_different_is_refused(name: str, prefix: Prefix):
     repository = prefix.repository()
-    after_upload(repository, f"1/{name}", lambda: prefix.put(f"{SPEC.name}/1/{name}", b"something else"))
+    path = f"{SPEC.name}/1/{name}"
+    # As many bytes: a size says nothing.
+    after_upload(repository, f"1/{name}", lambda: prefix.put(path, prefix.read(path)[::-1]))
     with pytest.raises(RepositoryError, match=f"{name} reads back different.*nothing was published"):
         repository.publish(SPEC, fill())
     assert repository.versions(SPEC.name) == []
