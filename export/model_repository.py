@@ -1,6 +1,5 @@
 """What every model repository does, wherever it is kept: its interface, and the configuration that follows from it."""
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -16,7 +15,7 @@ from rfserve.export.errors import (
     VersionExists,
     VersionNotFound,
 )
-from rfserve.export.manifest import Manifest
+from rfserve.export.manifest import FILE_NAME, Manifest, file_facts
 from rfserve.export.serving import Event, Serving
 from rfserve.export.spec import ModelSpec, example
 from rfserve.export.spec.model import TARGETS, Served
@@ -83,26 +82,30 @@ class ModelRepository(ABC):
         `ReleaseError` when a target serves it or it is the only one, `VersionNotFound` when it is not published.
         """
 
+    def manifest_sha256(self, model: str, version: int) -> str:
+        """The SHA-256 of a version's manifest, which stands for the whole version."""
+        with self.version_folder(model, version) as folder:
+            return str(file_facts(folder / FILE_NAME)["sha256"])
+
     def configuration(self, spec: Served) -> dict[str, str]:
         """The configuration files as they should be, by path below the model's folder."""
         return configuration_files(spec, self._policies(spec.name, self.serving(spec.name)))
-
-    def manifest_sha256(self, model: str, version: int) -> str:
-        """The SHA-256 of a version's manifest, which stands for the whole version."""
-        return hashlib.sha256(self.manifest(model, version).to_json().encode()).hexdigest()
 
     def precisions(self, model: str) -> dict[int, str]:
         """The precision of every published version; `unreadable` where the manifest is."""
         found = dict.fromkeys(self.versions(model), UNREADABLE)
         for version in found:
             try:
-                found[version] = self.manifest(model, version).precision
+                found[version] = self._precision(model, version)
             except (StoreUnavailable, StoreRefused):
                 # Says nothing of the version, and would change what is served.
                 raise
             except RepositoryError:
                 continue
         return found
+
+    def _precision(self, model: str, version: int) -> str:
+        return self.manifest(model, version).precision
 
     def _unnoted(self, model: str, state: Serving) -> list[Event]:
         """The publications that their writer did not live to note in the history."""

@@ -26,6 +26,7 @@ class ObjectReader(ModelRepository):
     def __init__(self, location: str, timeout_s: float = TIMEOUT_S) -> None:
         self._at = ObjectLocation.parse(location)
         self._store = ObjectStore(self._at, timeout_s)
+        self._known_precisions: dict[tuple[str, int], str] = {}
 
     @property
     def location(self) -> str:
@@ -95,6 +96,12 @@ class ObjectReader(ModelRepository):
         """Always a version: Triton's own rule, the newest, would take one that is being uploaded."""
         precisions = self.precisions(model)
         return {target: state.served(target, precisions) or NO_VERSION for target in TARGETS}
+
+    def _precision(self, model: str, version: int) -> str:
+        """Asked once: a published version never changes, and its number is never used again."""
+        if (model, version) not in self._known_precisions:
+            self._known_precisions[model, version] = super()._precision(model, version)
+        return self._known_precisions[model, version]
 
     def _next_number(self, model: str, state: Serving) -> int:
         """Above every number that is or ever was published, claimed or begun."""

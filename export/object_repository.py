@@ -157,7 +157,8 @@ class ObjectRepository(ObjectReader):
                         f"retire {model} {version}` if that publication was given up"
                     )
             state = self.serving(model)
-            self._refuse_number(model, version, state)
+            if version:
+                self._refuse_number(model, version, state)
             number = version or self._next_number(model, state)
             key = self._at.key(model, CLAIMS, number)
             if self._store.create(key, mine.to_json().encode(), mine.owner):
@@ -220,8 +221,7 @@ class ObjectRepository(ObjectReader):
 
     def _finish(self, spec: Served) -> None:
         """Note publications in the history, have the configuration follow, and give up the claims that are done."""
-        if self._unnoted(spec.name, self.serving(spec.name)):
-            self._record(spec.name, lambda state: state.with_missed(self._unnoted(spec.name, state)))
+        self._record(spec.name, lambda state: state.with_missed(self._unnoted(spec.name, state)))
         self._settle(spec)
         contents = self._contents(spec.name)
         for number in set(contents.claimed) & set(contents.published):
@@ -232,7 +232,9 @@ class ObjectRepository(ObjectReader):
         while True:
             state, tag = self._serving(model)
             after = change(state)
-            if self._store.replace(self._at.key(model, serving.FILE_NAME), after.to_json().encode(), tag):
+            if after == state or self._store.replace(
+                self._at.key(model, serving.FILE_NAME), after.to_json().encode(), tag
+            ):
                 return after
 
     def _settle(self, spec: Served) -> None:
@@ -241,10 +243,11 @@ class ObjectRepository(ObjectReader):
         while policies != (now := self._policies(spec.name, self.serving(spec.name))):
             policies = now
             files = model_files(spec, policies)
+            sizes = self._contents(spec.name).sizes
             # Warm-up data first, which the configuration names; the plain one, which names a model as one, last.
             for name in sorted(files, key=lambda n: (n.endswith(".pbtxt"), n == "config.pbtxt", n)):
                 key = self._at.key(spec.name, name)
-                there = self._store.read(key)
+                there = self._store.read(key) if sizes.get(name) == len(files[name]) else None
                 if there is None or there.content != files[name]:
                     self._store.write(key, files[name])
 

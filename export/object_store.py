@@ -59,12 +59,15 @@ class ObjectStore:
         return Tagged(content=content, tag=answer["ETag"], owner=answer.get("Metadata", {}).get(OWNER))
 
     def write(self, key: str, content: bytes) -> None:
-        """Replace a small object, and read it back; `RepositoryError` when it is not what was written."""
+        """Replace a small object, and read it back; `RepositoryError` when it is not what was written.
+
+        It may well be another writer's by then.
+        """
         with self._mapped(f"write {key}"):
-            self._client.put_object(Bucket=self.location.bucket, Key=key, Body=content)
+            tag = self._client.put_object(Bucket=self.location.bucket, Key=key, Body=content)["ETag"]
         back = self.read(key)
-        if back is None or back.content != content:
-            raise RepositoryError(f"{key}: what was written reads back different, or was replaced meanwhile; try again")
+        if back is None or (back.tag == tag and back.content != content):
+            raise RepositoryError(f"{self.location}: {key} reads back different from what was written; try again")
 
     def create(self, key: str, content: bytes, owner: str) -> bool:
         """Write a small object unless there is one; whether the one that is there now is this owner's.

@@ -1,5 +1,11 @@
-"""A repository with every model, and a real tritonserver that serves it."""
+"""A repository with every model, a real tritonserver that serves it, and a real S3 server."""
 
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,3 +32,34 @@ def server(repository: Path):
     options = ServerOptions(repository=repository, grpc_port=0, http_port=0, metrics_port=0)
     with TritonServer(options) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory) -> Iterator[str]:
+    """The address of a running S3 server on loopback."""
+    log: Path = tmp_path_factory.mktemp("s3") / "log"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    with log.open("wb") as stream, subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT) as process:
+        try:
+            while not (found := re.search(r"Running on (http://127\.0\.0\.1:\d+)", log.read_text())):
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.05)
+            yield found[1]
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def s3_endpoint(s3_server: str, monkeypatch) -> str:
+    """Its address, with credentials in the environment and nothing from this machine's own configuration."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "tester",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }.items():
+        monkeypatch.setenv(name, value)
+    return s3_server

@@ -4,7 +4,7 @@ import re
 
 _STARTUP = re.compile(r"^E.* tritonserver\.cc:\d+\] \"(?P<reason>.*)\"$", re.MULTILINE)
 _MODEL = re.compile(
-    r"^E.*\] \"?failed to (?:load|poll model) '(?P<model>[^']+)'[^:]*: (?P<reason>.*?)\"?$", re.MULTILINE
+    r"^E.*\] \"?failed to (?:load|poll)(?: model)? '(?P<model>[^']+)'[^:]*: (?P<reason>.*?)\"?$", re.MULTILINE
 )
 # Follows the reasons of the models, and the server runs on.
 _MODELS_FAILED = "failed to load all models"
