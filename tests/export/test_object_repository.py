@@ -482,6 +482,27 @@ def test_version_that_is_promoted_while_it_retires_stays(prefix: Prefix):
     assert repository.versions(SPEC.name) == [1, 2]
 
 
+def test_retirement_that_was_cut_off_is_finished_by_the_same_command(prefix: Prefix):
+    repository = prefix.repository()
+    for content in (b"1", b"2"):
+        repository.publish(SPEC, fill(content))
+
+    def fail(request: Any, **_: object) -> None:
+        if request.method == "PUT":
+            raise ReadTimeoutError(endpoint_url=request.url)
+
+    cut_off = prefix.repository()
+    cut_off._store._client.meta.events.register("before-send.s3", fail)
+    with pytest.raises(StoreUnavailable, match=r"mel_features/1 is retired, but .*retire mel_features 1` finishes"):
+        cut_off.retire(SPEC, 1)
+    assert repository.versions(SPEC.name) == [2]
+    repository.retire(SPEC, 1)
+    assert prefix.names(f"{SPEC.name}/1/") == set()
+    assert repository.serving(SPEC.name).noted("retire") == {1}
+    with pytest.raises(VersionExists, match="mel_features/1 was retired"):
+        repository.publish(SPEC, fill(b"3"), 1)
+
+
 def test_large_file_goes_in_parts_and_reads_back(prefix: Prefix):
     repository = prefix.repository()
     large = np.random.default_rng(0).bytes(20 << 20)
