@@ -54,6 +54,13 @@ class ObjectReader(ModelRepository):
             raise RepositoryError(f"{model}/{version} has no {FILE_NAME}: it is not published; write it again")
         return Manifest.from_json(there.content.decode(errors="replace"), f"{model}/{version}")
 
+    def manifest_sha256(self, model: str, version: int) -> str:
+        """The SHA-256 of a version's manifest, which stands for the whole version."""
+        facts = self._store.facts(self._at.key(model, version, FILE_NAME))
+        if facts is None:
+            raise RepositoryError(f"{model}/{version} has no {FILE_NAME}: it is not published; write it again")
+        return str(facts["sha256"])
+
     @contextmanager
     def version_folder(self, model: str, version: int) -> Iterator[Path]:
         """A local folder with the files of a version, downloaded and verified, as long as the context lasts.

@@ -116,13 +116,13 @@ class ObjectRepository(ObjectReader):
             self._refuse_retiring(spec.name, version, state, precisions)
             return state.with_event(Event(action="retire", version=version, note=precisions[version]))
 
-        try:
-            after = self._record(spec.name, retired)
-        except ReleaseError:
-            if manifest is not None:
-                self._store.write(key, manifest.content)
-            raise
-        with _finishing(f"{spec.name}/{version} is retired"):
+        with _finishing(f"{spec.name}/{version} is retired", f"retire {spec.name} {version}"):
+            try:
+                after = self._record(spec.name, retired)
+            except ReleaseError:
+                if manifest is not None:
+                    self._store.write(key, manifest.content)
+                raise
             self._clear(spec.name, version)
             self._settle(spec)
         return after
@@ -255,8 +255,13 @@ class ObjectRepository(ObjectReader):
         claim = self._read_claim(spec.name, version)
         if claim is not None and claim.is_held:
             raise ReleaseError(f"{spec.name}/{version} is being published by {claim.describe()}; end that first")
+        after = self.serving(spec.name)
+        if version in after.noted("publish") - after.noted("retire"):
+            # It was published, and whoever retired it did not live to note it.
+            event = Event(action="retire", version=version)
+            after = self._record(spec.name, lambda state: state.with_event(event))
         self._clear(spec.name, version)
-        return self.serving(spec.name)
+        return after
 
     def _clear(self, model: str, version: int) -> None:
         self._store.delete(self._at.key(model, CLAIMS, version))
@@ -265,12 +270,12 @@ class ObjectRepository(ObjectReader):
 
 
 @contextmanager
-def _finishing(done: str) -> Iterator[None]:
+def _finishing(done: str, command: str = "configure") -> Iterator[None]:
     """What cannot be taken back is done: an error here must say so."""
     try:
         yield
     except RepositoryError as error:
         raise type(error)(
             f"{done}, but its history and configuration could not be written: {error}; mend that, and "
-            "`rfserve-export configure` finishes the job"
+            f"`rfserve-export {command}` finishes the job"
         ) from error

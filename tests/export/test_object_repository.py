@@ -1,5 +1,6 @@
 """The same publish to object storage: against a real S3 server, with a real tritonserver that reads from it."""
 
+import hashlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 
 from rfserve.export import onnx_file, pbtxt, verification
 from rfserve.export.cli import main
+from rfserve.export.commands import inspect
 from rfserve.export.errors import ReleaseError, RepositoryError, StoreUnavailable, VersionExists, VersionNotFound
 from rfserve.export.manifest import Manifest
 from rfserve.export.object_repository import ObjectRepository
@@ -142,6 +144,8 @@ def test_published_version_is_whole_with_its_configuration(prefix: Prefix):
         "mel_features/warmup/raw_iq",
     }
     assert repository.manifest(SPEC.name, 1) == manifest
+    content = prefix.read(f"{SPEC.name}/1/manifest.json")
+    assert repository.manifest_sha256(SPEC.name, 1) == hashlib.sha256(content).hexdigest()
     assert prefix.configured() == {1}
     prefix.assert_whole(1, repository)
     assert repository.models() == [SPEC.name]
@@ -375,24 +379,29 @@ def damage_config(prefix: Prefix) -> None:
     prefix.put("mel_features/configs/gpu.pbtxt", prefix.read("mel_features/configs/gpu.pbtxt") + b"max_batch_size: 4")
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (damage_object, "model.onnx changed"),
-        (damage_manifest, "manifest.json is damaged"),
-        (damage_config, "configs/gpu.pbtxt is not what the spec and serving.json say"),
-        (lambda p: p.put("mel_features/1/notes.txt", b"hello"), "notes.txt is not in the manifest"),
-        (lambda p: p.delete("mel_features/1/model.onnx"), "model.onnx is missing"),
-        (lambda p: p.delete("mel_features/config.pbtxt"), "config.pbtxt is missing"),
-        (lambda p: p.put("mel_features/serving.json", b"{"), "serving.json is damaged"),
-        (lambda p: p.delete("mel_features/1/manifest.json"), "no version is published"),
-    ],
+DAMAGES = (
+    (damage_object, "model.onnx changed"),
+    (damage_manifest, "manifest.json is damaged"),
+    (damage_config, "configs/gpu.pbtxt is not what the spec and serving.json say"),
+    (lambda p: p.put("mel_features/1/notes.txt", b"hello"), "notes.txt is not in the manifest"),
+    (lambda p: p.delete("mel_features/1/model.onnx"), "model.onnx is missing"),
+    (lambda p: p.delete("mel_features/config.pbtxt"), "config.pbtxt is missing"),
+    (lambda p: p.put("mel_features/serving.json", b"{"), "serving.json is damaged"),
+    (lambda p: p.delete("mel_features/1/manifest.json"), "no version is published"),
 )
-def test_check_finds_what_changed(damage: Callable[[Prefix], None], message: str, prefix: Prefix, capsys):
+
+
+def test_check_finds_what_changed(prefix: Prefix, capsys):
     prefix.repository().publish(SPEC, fill())
-    damage(prefix)
-    assert main(["check", "--repository", prefix.location]) == 1
-    assert message in capsys.readouterr().out
+    whole = {name: prefix.read(name) for name in prefix.names()}
+    for damage, message in DAMAGES:
+        damage(prefix)
+        assert main(["check", "--repository", prefix.location]) == 1
+        assert message in capsys.readouterr().out
+        prefix.delete(*(prefix.names() - set(whole)) or ["nothing"])
+        for name, content in whole.items():
+            if name not in prefix.names() or prefix.read(name) != content:
+                prefix.put(name, content)
 
 
 def test_writers_of_the_history_lose_nothing_to_each_other(prefix: Prefix):
@@ -473,6 +482,27 @@ def test_version_that_is_promoted_while_it_retires_stays(prefix: Prefix):
     assert repository.versions(SPEC.name) == [1, 2]
 
 
+def test_retirement_that_was_cut_off_is_finished_by_the_same_command(prefix: Prefix):
+    repository = prefix.repository()
+    for content in (b"1", b"2"):
+        repository.publish(SPEC, fill(content))
+
+    def fail(request: Any, **_: object) -> None:
+        if request.method == "PUT":
+            raise ReadTimeoutError(endpoint_url=request.url)
+
+    cut_off = prefix.repository()
+    cut_off._store._client.meta.events.register("before-send.s3", fail)
+    with pytest.raises(StoreUnavailable, match=r"mel_features/1 is retired, but .*retire mel_features 1` finishes"):
+        cut_off.retire(SPEC, 1)
+    assert repository.versions(SPEC.name) == [2]
+    repository.retire(SPEC, 1)
+    assert prefix.names(f"{SPEC.name}/1/") == set()
+    assert repository.serving(SPEC.name).noted("retire") == {1}
+    with pytest.raises(VersionExists, match="mel_features/1 was retired"):
+        repository.publish(SPEC, fill(b"3"), 1)
+
+
 def test_large_file_goes_in_parts_and_reads_back(prefix: Prefix):
     repository = prefix.repository()
     large = np.random.default_rng(0).bytes(20 << 20)
@@ -529,11 +559,10 @@ def test_commands_work_on_it_and_a_server_serves_whole_versions_only(prefix: Pre
         for name, array in expected.items():
             np.testing.assert_allclose(got[name], array, rtol=0, atol=SPEC.tolerance)
         assert repository.publish(SPEC, fill(graph)).version == 2
-        with InferenceServerClient(server.grpc_url) as client:
-            client.load_model(SPEC.name)
+        assert main(["promote", SPEC.name, "2", "--repository", location, "--url", server.grpc_url]) == 0
         assert infer(server)[1] == "2"
-        assert main(["promote", SPEC.name, "1", "--repository", location, "--url", server.grpc_url]) == 0
-        assert infer(server)[1] == "1"
+    prefix.delete(f"{SPEC.name}/config.pbtxt")
+    monkeypatch.setattr(inspect, "MODELS", {SPEC.name: SPEC})
     assert main(["configure", "--repository", location]) == 0
     assert main(["check", SPEC.name, "--repository", location]) == 0
 
