@@ -202,7 +202,11 @@ def killer(tmp_path_factory) -> Iterator[Callable[[str, dict[str, bytes], int], 
     """Publish the files in a process that is killed before its change number so and so; whether it came that far."""
     folder: Path = tmp_path_factory.mktemp("version")
     command = [sys.executable, str(Path(__file__).with_name("forked_publisher.py"))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    # Who is killed leaves the local copy of the version behind.
+    environment = os.environ | {"TMPDIR": str(tmp_path_factory.mktemp("left"))}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         stdin, stdout = process.stdin, process.stdout
         assert stdin is not None
         assert stdout is not None
