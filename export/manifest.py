@@ -56,6 +56,11 @@ class Manifest:
     git_revision: str | None = field(default_factory=git_revision)
     schema: int = SCHEMA
 
+    @property
+    def size_bytes(self) -> int:
+        """The size of the version's files."""
+        return sum(int(facts["bytes"]) for facts in self.files.values())
+
     def to_json(self) -> str:
         """As the file holds it."""
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"

@@ -55,13 +55,8 @@ def save(spec: Served, manifest: Manifest, version_folder: Path, target: Path, *
         link = target / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to((version_folder / name).resolve())
-    described.model_size_bytes = size_bytes(manifest)
+    described.model_size_bytes = manifest.size_bytes
     described.save(str(target / MLMODEL_FILE_NAME))
-
-
-def size_bytes(manifest: Manifest) -> int:
-    """The size of the version's files."""
-    return sum(int(facts["bytes"]) for facts in manifest.files.values())
 
 
 def _schema(tensors: tuple[TensorSpec, ...]) -> Any:

@@ -118,7 +118,8 @@ class ModelRepository(ABC):
                 missed.append(event)
         return missed
 
-    def _require_published(self, model: str, version: int) -> None:
+    def require_published(self, model: str, version: int) -> None:
+        """`VersionNotFound` that names what is published, unless this version is."""
         published = self.versions(model)
         if version not in published:
             raise VersionNotFound(

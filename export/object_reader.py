@@ -68,7 +68,7 @@ class ObjectReader(ModelRepository):
         `RepositoryError` when an object is missing, changed or not in the manifest, `VersionNotFound` when the version
         is not published.
         """
-        self._require_published(model, version)
+        self.require_published(model, version)
         manifest = self.manifest(model, version)
         with scratch_folder() as scratch:
             folder = scratch / model / str(version)

@@ -104,7 +104,7 @@ class ObjectRepository(ObjectReader):
         contents = self._contents(spec.name)
         if version not in contents.published and version in contents.numbers:
             return self._clear_unfinished(spec, version)
-        self._require_published(spec.name, version)
+        self.require_published(spec.name, version)
         precisions = self.precisions(spec.name)
         self._refuse_retiring(spec.name, version, self.serving(spec.name), precisions)
         key = self._at.key(spec.name, version, FILE_NAME)

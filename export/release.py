@@ -154,11 +154,7 @@ def _suited(
 
 def _verify(repository: ModelRepository, spec: Served, versions: set[int]) -> None:
     for version in sorted(versions):
-        published = repository.versions(spec.name)
-        if version not in published:
-            raise VersionNotFound(
-                f"{spec.name}/{version} is not published in {repository.location}; it has {published or 'no version'}"
-            )
+        repository.require_published(spec.name, version)
         problems = verification.version_problems(repository, spec, version)
         if problems:
             raise ReleaseError(

@@ -47,7 +47,7 @@ class Repository(ModelRepository):
     @contextmanager
     def version_folder(self, model: str, version: int) -> Iterator[Path]:
         """A local folder with the files of a version, to be read only, as long as the context lasts."""
-        self._require_published(model, version)
+        self.require_published(model, version)
         yield self.folder / model / str(version)
 
     def serving(self, model: str) -> Serving:
@@ -78,7 +78,7 @@ class Repository(ModelRepository):
         or it is the only one, `VersionNotFound` when it is not published.
         """
         home = self.folder / spec.name
-        self._require_published(spec.name, version)
+        self.require_published(spec.name, version)
         with self._writing(spec):
             state = self._settled(spec.name)
             precisions = self.precisions(spec.name)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rfserve.export import latency, mlflow_model
+from rfserve.export import latency
 from rfserve.export.manifest import Manifest
 from rfserve.export.model_repository import ModelRepository
 from rfserve.export.publication import GRAPH_FILE
@@ -27,7 +27,7 @@ def measured(spec: Served, folder: Path) -> tuple[dict[str, float], dict[str, st
 
 def metrics(manifest: Manifest) -> dict[str, float]:
     """Size in bytes, and every number that the manifest has of parity and drift."""
-    found = {"size_bytes": float(mlflow_model.size_bytes(manifest))}
+    found = {"size_bytes": float(manifest.size_bytes)}
     for prefix, figures in (("parity", manifest.parity), ("drift", manifest.drift)):
         found |= dict(_numbers(prefix, figures or {}))
     return found

@@ -44,11 +44,10 @@ def _list(options: argparse.Namespace) -> int:
         served = _served(repository, model)
         for version in repository.versions(model):
             manifest = repository.manifest(model, version)
-            size = sum(int(f["bytes"]) for f in manifest.files.values())
             kind = " ".join(k for k in (manifest.variant, manifest.encoder_order, _drift(manifest)) if k)
             targets = ",".join(t for t, v in served.items() if v == version) or "-"
             print(
-                f"{model:20} {version:>4}  {targets:7}  {size / 1e6:8.1f} MB  {manifest.created_utc}  "
+                f"{model:20} {version:>4}  {targets:7}  {manifest.size_bytes / 1e6:8.1f} MB  {manifest.created_utc}  "
                 f"{manifest.precision}  {manifest.weights}  {kind}".rstrip()
             )
         if not repository.versions(model):

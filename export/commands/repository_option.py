@@ -7,10 +7,10 @@ from typing import Any
 
 from rfserve.export.errors import RepositoryError
 from rfserve.export.model_repository import ModelRepository
+from rfserve.export.object_location import SCHEME
 from rfserve.export.repository import Repository
 from rfserve.export.spec import RfserveError
 
-OBJECT_STORE = "s3://"
 STORE_TIMEOUT_S = 30.0
 
 
@@ -19,7 +19,7 @@ def repository_at(location: str, store_timeout_s: float = STORE_TIMEOUT_S) -> Mo
 
     An object store that is silent for `store_timeout_s` gives an error. `RepositoryError` when the location is none.
     """
-    if not location.startswith(OBJECT_STORE):
+    if not location.startswith(SCHEME):
         return Repository(Path(location))
     try:
         # boto3 is an extra: nobody with a folder needs it.

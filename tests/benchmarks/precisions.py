@@ -17,7 +17,7 @@ def row(name: str, precision: str, repository: Repository) -> list[str]:
         print(f"{name} {precision}: {step}", file=sys.stderr, flush=True)
 
     manifest = publish(GRAPHS[name], repository, Source(precision=precision), version=None, report=report)
-    size = f"{sum(int(f['bytes']) for f in manifest.files.values()) / 1e6:.1f} MB"
+    size = f"{manifest.size_bytes / 1e6:.1f} MB"
     drift = manifest.drift
     if drift is None:
         return [f"`{name}`", precision, size, "1", "1", "-", "-", "-", "-"]
