@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from rfserve.server import object_location, readiness
+from rfserve.server import object_location
 from rfserve.server.errors import ServerError
 from rfserve.server.options import CONFIGS, ServerOptions
 from rfserve.server.process import TritonServer
@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         server.start()
         started = True
-        for entry in readiness.repository_index(server.http_url):
+        for entry in server.http.repository_index():
             if entry.get("state") == "READY":
                 print(f"{entry['name']} version {entry.get('version', '-')}")
         print(f"ready: gRPC {server.grpc_url}, HTTP {server.http_url}, metrics {server.metrics_url}", flush=True)

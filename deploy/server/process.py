@@ -13,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from rfserve.server import binary, object_location, readiness, startup_log
+from rfserve.server import binary, object_location, startup_log
 from rfserve.server.errors import ModelLoadError, RepositoryError, ServerError, ServerStopped
+from rfserve.server.http_api import HttpApi
 from rfserve.server.options import ServerOptions
 
 __all__ = ["ServerOptions", "TritonServer"]
@@ -44,6 +45,11 @@ class TritonServer:
     def http_url(self) -> str:
         """Base URL of the HTTP endpoint."""
         return f"http://{self.options.address}:{self._http}"
+
+    @property
+    def http(self) -> HttpApi:
+        """Calls to the HTTP endpoint."""
+        return HttpApi(url=self.http_url)
 
     @property
     def metrics_url(self) -> str:
@@ -164,10 +170,10 @@ class TritonServer:
                 raise ServerStopped(
                     f"tritonserver ended with exit code {code} before it was ready:\n{self._last_lines()}"
                 )
-            if readiness.server_live(self.http_url):
+            if self.http.server_live():
                 if not self.models:
                     waiting = list(self._found())
-                waiting = [m for m in waiting if not readiness.model_ready(self.http_url, m)]
+                waiting = [m for m in waiting if not self.http.model_ready(m)]
                 failed = self._reasons(waiting)
                 if failed:
                     raise ModelLoadError(
@@ -186,7 +192,7 @@ class TritonServer:
 
     def _found(self) -> tuple[str, ...]:
         """The models that tritonserver found in an object store, but those without a version."""
-        index = readiness.repository_index(self.http_url)
+        index = self.http.repository_index()
         failures = startup_log.model_failures(self.log())
         failed = {name for name, reason in failures.items() if not startup_log.is_unpublished(reason)}
         self.models = tuple(sorted({str(e["name"]) for e in index if e.get("state")} | failed))
@@ -220,7 +226,7 @@ class TritonServer:
             return []
         # The index has no reason for a model that Triton did not get as far as loading.
         found = startup_log.model_failures(self.log()) if self.options.is_object_store else {}
-        for entry in readiness.repository_index(self.http_url):
+        for entry in self.http.repository_index():
             if entry.get("state") == "UNAVAILABLE" and entry.get("reason"):
                 found[entry["name"]] = entry["reason"]
         return [f"{name}: {reason}" for name, reason in found.items() if name in models]

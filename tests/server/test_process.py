@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from rfserve.server import readiness
 from rfserve.server.binary import require_numpy
 from rfserve.server.errors import BinaryNotFound, ModelLoadError, PortBusy, RepositoryError, ServerError
 from rfserve.server.options import ServerOptions
@@ -43,8 +42,8 @@ def group_members(leader: int) -> list[int]:
 def test_server_is_ready_when_every_model_is_and_leaves_nothing_behind(small: Path):
     with TritonServer(ServerOptions(repository=small, **FREE)) as server:
         leader = server.pid
-        assert readiness.model_ready(server.http_url, "mel_features")
-        assert not readiness.model_ready(server.http_url, "heimdall_net")
+        assert server.http.model_ready("mel_features")
+        assert not server.http.model_ready("heimdall_net")
         assert server.memory_bytes() > 50e6
         assert len(group_members(leader)) > 1
         ports = {

@@ -1,0 +1,89 @@
+"""Triton's HTTP endpoint: health, the repository's models, and what is in them."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ADMIN_HEADER = "admin-key"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An HTTP status, 0 when nobody answered in time, and the body; `reason` is Triton's own text for a refusal."""
+
+    status: int
+    body: bytes = b""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the call did what it was to do."""
+        return self.status == 200
+
+    @property
+    def document(self) -> Any:
+        """The body as JSON; None when it is none."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            return None
+
+    @property
+    def reason(self) -> str:
+        """Why the call failed, empty when it did not."""
+        if self.ok:
+            return ""
+        document = self.document
+        if isinstance(document, dict) and document.get("error"):
+            return str(document["error"])
+        return f"HTTP status {self.status}" if self.status else "no answer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpApi:
+    """One server's HTTP endpoint at `url` (`http://host:port`). `timeout_s` bounds each wait for bytes of a call.
+
+    `admin_key` is for a server that restricts its administrative APIs. No method raises: a call that failed has an
+    `Answer` that says so.
+    """
+
+    url: str
+    timeout_s: float = 5.0
+    admin_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith("http://"):
+            raise ValueError(f"got {self.url!r}; expected an http:// address")
+
+    def call(self, path: str, body: Mapping[str, Any] | None = None, timeout_s: float | None = None) -> Answer:
+        """GET `path`, or POST `body` as JSON to it."""
+        headers = {} if self.admin_key is None else {ADMIN_HEADER: self.admin_key}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}{path}", data=data, headers=headers)  # noqa: S310
+        try:
+            # The scheme is checked above.
+            with urllib.request.urlopen(request, timeout=timeout_s or self.timeout_s) as answer:  # noqa: S310
+                return Answer(status=int(answer.status), body=bytes(answer.read()))
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(status=error.code, body=error.read())
+        except (urllib.error.URLError, OSError):
+            return Answer(status=0)
+
+    def server_live(self) -> bool:
+        """Whether the server answers at all."""
+        return self.call("/v2/health/live").ok
+
+    def model_ready(self, model: str) -> bool:
+        """Whether the model's own ready endpoint says yes. The server's own one is no measure: it stays false for ever
+        after one failed load, and a not-ready answer is a 400.
+        """
+        return self.call(f"/v2/models/{model}/ready").ok
+
+    def repository_index(self) -> list[dict[str, Any]]:
+        """Triton's list of models: name, version, state, reason."""
+        answer = self.call("/v2/repository/index", {})
+        found = answer.document if answer.ok else None
+        return found if isinstance(found, list) else []
