@@ -22,6 +22,7 @@ READY_POLL_S = 0.05
 REMEDIES = (
     ("protocol is restricted", "give the administrator's key with --admin-key-file"),
     ("not allowed if polling", "a server in poll mode follows the repository by itself; leave --url out"),
+    ("Hostname Verification", "--url has to name the host as the server's certificate does"),
     ("SSL_ERROR", "see --root-certificates, and --private-key with --certificate-chain"),
     ("UNAVAILABLE", "is it running? --url takes HOST:PORT of its gRPC endpoint"),
     ("DEADLINE_EXCEEDED", "give a longer --timeout-s, or see whether the server is overloaded"),
