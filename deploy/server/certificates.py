@@ -6,8 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from rfserve.server.errors import SecurityError
+
+CURVES = ("secp256r1", "secp384r1")
 
 
 def read(file: Path) -> list[x509.Certificate]:
@@ -18,6 +21,15 @@ def read(file: Path) -> list[x509.Certificate]:
         raise SecurityError(f"cannot read the certificate {file}: {error.strerror}") from error
     except ValueError as error:
         raise SecurityError(f"{file} holds no certificate; expected PEM (-----BEGIN CERTIFICATE-----)") from error
+
+
+def check_kind(file: Path, certificate: x509.Certificate) -> None:
+    """`SecurityError` when gRPC's TLS takes the key and then closes every connection without a word (tried on 2.51)."""
+    key = certificate.public_key()
+    if isinstance(key, rsa.RSAPublicKey) or (isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in CURVES):
+        return
+    kind = key.curve.name if isinstance(key, ec.EllipticCurvePublicKey) else type(key).__name__
+    raise SecurityError(f"{file} is for a key of kind {kind}; expected RSA, or ECDSA on P-256 or P-384")
 
 
 def check_pair(certificate: Path, key: Path) -> None:

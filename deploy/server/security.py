@@ -141,7 +141,9 @@ def _checked(certificate: Path, key: Path, authorities: Path | None) -> datetime
         from rfserve.server import certificates
     except ImportError as error:
         raise SecurityError("TLS needs cryptography, which is not installed: pip install 'rfserve[server]'") from error
-    expires = certificates.expiry(certificate, certificates.read(certificate))
+    chain = certificates.read(certificate)
+    expires = certificates.expiry(certificate, chain)
+    certificates.check_kind(certificate, chain[0])
     _check_private(key, "key")
     certificates.check_pair(certificate, key)
     if authorities is not None:

@@ -4,6 +4,7 @@ import ipaddress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -35,8 +36,10 @@ class Authority:
         self.file = folder / f"{name}.pem"
         self.file.write_bytes(_pem(self._sign(name, self._key, timedelta(0), 365 * DAY, authority=True)))
 
-    def issue(self, name: str, *, begins: timedelta = -DAY, ends: timedelta = 90 * DAY, password: str = "") -> Pair:
-        key = ec.generate_private_key(ec.SECP256R1())
+    def issue(
+        self, name: str, *, begins: timedelta = -DAY, ends: timedelta = 90 * DAY, password: str = "", key: Any = None
+    ) -> Pair:
+        key = key or ec.generate_private_key(ec.SECP256R1())
         pair = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
         pair.certificate.write_bytes(_pem(self._sign(name, key, begins, ends)))
         locked = serialization.BestAvailableEncryption(password.encode()) if password else serialization.NoEncryption()

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from rfserve.export import live
 from rfserve.server.errors import SecurityError
@@ -64,6 +65,11 @@ DAY = timedelta(days=1)
             lambda ca, pair, tmp: {**both(pair), "tls_key": shared(pair.key, tmp)},
             "every user of this machine can read or change the key",
         ),
+        (
+            lambda ca, pair, tmp: both(ca.issue("edwards", key=ed25519.Ed25519PrivateKey.generate())),
+            r"edwards\.pem is for a key of kind Ed25519PublicKey; expected RSA, or ECDSA on P-256 or P-384",
+        ),
+        (lambda ca, pair, tmp: both(ca.issue("large", key=ec.generate_private_key(ec.SECP521R1()))), "kind secp521r1"),
         (lambda ca, pair, tmp: {"admin_key": "short"}, "got 5 characters; expected 16 to 4096"),
         (lambda ca, pair, tmp: {"admin_key": ""}, "got 0 characters"),
         *(
@@ -91,6 +97,15 @@ def shared(file: Path, folder: Path) -> Path:
     copy = Path(shutil.copy(file, folder / "shared.key"))
     copy.chmod(0o644)
     return copy
+
+
+@pytest.mark.parametrize("key", ["rsa", "p384"])
+def test_other_keys_that_grpc_takes_are_taken(authority, key):
+    made = {
+        "rsa": lambda: rsa.generate_private_key(65537, 2048),
+        "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    }
+    assert Security(**both(authority.issue(key, key=made[key]()))).tls
 
 
 def test_bundle_of_authorities_may_hold_an_old_one(authority, server_pair, tmp_path):
