@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,9 +22,38 @@ READY_POLL_S = 0.05
 REMEDIES = (
     ("protocol is restricted", "give the administrator's key with --admin-key-file"),
     ("not allowed if polling", "a server in poll mode follows the repository by itself; leave --url out"),
+    ("Hostname Verification", "--url has to name the host as the server's certificate does"),
+    ("SSL_ERROR", "see --root-certificates, and --private-key with --certificate-chain"),
     ("UNAVAILABLE", "is it running? --url takes HOST:PORT of its gRPC endpoint"),
     ("DEADLINE_EXCEEDED", "give a longer --timeout-s, or see whether the server is overloaded"),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encryption:
+    """How to talk to servers with TLS: trust the system's roots, unless `root_certificates` names others.
+
+    A server that asks for a certificate gets `certificate_chain`, with its `private_key`. All three are PEM files, and
+    each turns `tls` on; the names are those of `rfserve-client`.
+    """
+
+    tls: bool = False
+    root_certificates: Path | None = None
+    private_key: Path | None = None
+    certificate_chain: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.private_key is None) != (self.certificate_chain is None):
+            raise LiveServerError("got one of --private-key and --certificate-chain; expected both, or none")
+        for file in (self.root_certificates, self.private_key, self.certificate_chain):
+            if file is not None and not file.is_file():
+                raise LiveServerError(f"there is no certificate file {file}; expected a PEM file")
+
+    def channel_options(self) -> dict[str, Any]:
+        """Keyword arguments for tritonclient's `InferenceServerClient`."""
+        names = ("root_certificates", "private_key", "certificate_chain")
+        files = {name: str(file) for name in names if (file := getattr(self, name)) is not None}
+        return {"ssl": True, **files} if self.tls or files else {}
 
 
 class LiveServer:
@@ -33,7 +63,9 @@ class LiveServer:
     `LiveServerError`. Use it as a context manager, or `close` it.
     """
 
-    def __init__(self, url: str, timeout_s: float = 30.0, admin_key: str | None = None) -> None:
+    def __init__(
+        self, url: str, timeout_s: float = 30.0, admin_key: str | None = None, encryption: Encryption | None = None
+    ) -> None:
         host, _, port = url.rpartition(":")
         if not host or "/" in host or not port.isdigit():
             raise LiveServerError(f"got server {url!r}; expected host:port of its gRPC endpoint, as 127.0.0.1:8001")
@@ -41,7 +73,7 @@ class LiveServer:
             raise LiveServerError(f"{url}: got a time-out of {timeout_s} s; expected above 0")
         self.url, self.timeout_s = url, timeout_s
         self._headers = None if admin_key is None else {ADMIN_HEADER: admin_key}
-        self._client = triton.InferenceServerClient(url)
+        self._client = triton.InferenceServerClient(url, **(encryption or Encryption()).channel_options())
 
     def __enter__(self) -> "LiveServer":
         return self

@@ -1,5 +1,6 @@
 """`config.pbtxt` from a spec: built as Triton's own protobuf message, so that its schema is checked."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -113,6 +114,8 @@ def _graph_config(spec: ModelSpec, target: str, cores: int | None) -> dict[str, 
         "intra_op_thread_count": str(placement.intra_op_threads),
         "inter_op_thread_count": "1",
     }
+    # Our backend refuses what is larger; the stock one does not read this.
+    parameters |= {f"bounds.{t.name}": json.dumps(_bounds(spec, t)) for t in spec.inputs}
     if target == "gpu":
         parameters |= CUDA_PARAMETERS
     return {
@@ -130,6 +133,12 @@ def _graph_config(spec: ModelSpec, target: str, cores: int | None) -> dict[str, 
 
 def _tensor(tensor: TensorSpec) -> dict[str, object]:
     return {"name": tensor.name, "data_type": f"TYPE_{tensor.dtype.value}", "dims": list(tensor.dims)}
+
+
+def _bounds(spec: ModelSpec, tensor: TensorSpec) -> list[int | list[int]]:
+    """The sizes behind the batch: a number, or the smallest and the largest."""
+    axes = {axis.name: [axis.minimum, axis.maximum] for axis in spec.axes}
+    return [a if isinstance(a, int) else axes[a] for a in tensor.axes]
 
 
 def _warmup_batches(spec: ModelSpec) -> list[int]:

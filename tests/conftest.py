@@ -14,6 +14,7 @@ from rfserve.export.publication import Source, publish
 from rfserve.export.repository import Repository
 from rfserve.export.spec import MODELS
 from rfserve.server.process import ServerOptions, TritonServer
+from rfserve.server.security import Security
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +29,9 @@ def repository(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(repository: Path):
-    """The running server."""
-    options = ServerOptions(repository=repository, grpc_port=0, http_port=0, metrics_port=0)
+    """The running server, with its administrative APIs open."""
+    security = Security(open_admin=True)
+    options = ServerOptions(repository=repository, grpc_port=0, http_port=0, metrics_port=0, security=security)
     with TritonServer(options) as running:
         yield running
 

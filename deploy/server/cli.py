@@ -13,6 +13,7 @@ from rfserve.server import object_location
 from rfserve.server.errors import ServerError
 from rfserve.server.options import CONFIGS, ServerOptions
 from rfserve.server.process import TritonServer
+from rfserve.server.security import Security, admin_key_of
 
 URL_VARIABLE = "RFSERVE_URL"
 
@@ -29,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _server(options: argparse.Namespace) -> TritonServer:
+    security = _security(options)
+    for note in security.notes(options.address):
+        print(f"warning: {note}", file=sys.stderr)
     return TritonServer(
         ServerOptions(
             repository=options.repository,
@@ -41,7 +45,20 @@ def _server(options: argparse.Namespace) -> TritonServer:
             load_timeout_s=options.load_timeout_s,
             log_file=options.log_file,
             extra_arguments=tuple(options.argument),
+            security=security,
         )
+    )
+
+
+def _security(options: argparse.Namespace) -> Security:
+    key = {} if options.admin_key_file is None else {"admin_key": admin_key_of(options.admin_key_file)}
+    return Security(
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
+        client_ca=options.client_ca,
+        open_admin=options.open_admin,
+        open_shared_memory=options.open_shared_memory,
+        **key,
     )
 
 
@@ -108,11 +125,28 @@ def _add_options(run: argparse.ArgumentParser) -> None:
     run.add_argument("--grpc-port", type=int, default=8001, help="default: %(default)s; 0 picks a free one")
     run.add_argument("--http-port", type=int, default=8000, help="default: %(default)s; 0 picks a free one")
     run.add_argument("--metrics-port", type=int, default=8002, help="default: %(default)s; 0 picks a free one")
+    _add_security(run)
     run.add_argument("--model", action="append", default=[], help="serve only this one (again for more)")
     run.add_argument("--load-timeout-s", type=float, default=300.0, help="default: %(default)s")
     run.add_argument("--log-file", type=Path, help="keep tritonserver's log there")
     run.add_argument(
         "--argument", action="append", default=[], help="further argument for tritonserver (as --argument=--x=y)"
+    )
+
+
+def _add_security(run: argparse.ArgumentParser) -> None:
+    tls = run.add_argument_group("TLS", "on gRPC; HTTP and metrics have none, and then listen on loopback only")
+    tls.add_argument("--tls-cert", type=Path, metavar="CERT.pem", help="the server's certificate, with its chain")
+    tls.add_argument("--tls-key", type=Path, metavar="KEY.pem", help="its private key, without a password")
+    tls.add_argument("--client-ca", type=Path, metavar="CA.pem", help="serve only clients whose certificate it signed")
+    admin = run.add_argument_group(
+        "administration", "loading models, their configuration, shared memory, logs and traces; closed without these"
+    )
+    opened = admin.add_mutually_exclusive_group()
+    opened.add_argument("--admin-key-file", type=Path, metavar="FILE", help="open to who sends the key in it")
+    opened.add_argument("--open-admin", action="store_true", help="open to every user of this machine, for a desk")
+    admin.add_argument(
+        "--open-shared-memory", action="store_true", help="only that, for clients on this machine that pass tensors so"
     )
 
 

@@ -3,6 +3,7 @@
 ServerError
 ├── BinaryNotFound    no tritonserver on PATH, and none that pip installed
 ├── RepositoryError   the repository cannot be served as it is
+├── SecurityError     certificates, keys or what is open cannot be as they were given
 ├── PortBusy          another process listens there
 ├── ModelLoadError    a model did not become ready; the text holds Triton's reason
 └── ServerStopped     tritonserver ended by itself
@@ -19,6 +20,10 @@ class BinaryNotFound(ServerError):
 
 class RepositoryError(ServerError):
     """The model repository cannot be served as it is."""
+
+
+class SecurityError(ServerError):
+    """Certificates, keys, or what is to be open, cannot be as they were given."""
 
 
 class PortBusy(ServerError):

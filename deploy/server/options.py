@@ -2,11 +2,12 @@
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rfserve.server import object_location
 from rfserve.server.errors import PortBusy, RepositoryError, ServerError
+from rfserve.server.security import Security
 
 CONFIGS = ("cpu", "gpu", "gpu-tensorrt")
 
@@ -29,6 +30,7 @@ class ServerOptions:
     exit_timeout_s: int = 30
     extra_arguments: tuple[str, ...] = ()
     log_file: Path | None = None
+    security: Security = field(default_factory=Security)
 
     def __post_init__(self) -> None:
         if self.config not in CONFIGS:
@@ -37,6 +39,12 @@ class ServerOptions:
             raise ServerError(
                 f"time-outs: got {self.load_timeout_s} s to load, {self.exit_timeout_s} s to exit; expected > 0"
             )
+        self.security.check_address(self.address)
+
+    @property
+    def plain_address(self) -> str:
+        """Where HTTP and metrics listen, which have no TLS."""
+        return self.security.plain_address(self.address)
 
     @property
     def is_object_store(self) -> bool:
@@ -80,19 +88,23 @@ class ServerOptions:
 
     def ports(self) -> tuple[int, int, int]:
         """Three different ports (gRPC, HTTP, metrics) that are free now; `PortBusy` names one that is not."""
-        wanted = {"gRPC": self.grpc_port, "HTTP": self.http_port, "metrics": self.metrics_port}
+        wanted = {
+            "gRPC": (self.address, self.grpc_port),
+            "HTTP": (self.plain_address, self.http_port),
+            "metrics": (self.plain_address, self.metrics_port),
+        }
         held: list[socket.socket] = []
         try:
-            for name, port in wanted.items():
+            for name, (address, port) in wanted.items():
                 holder = socket.socket()
                 held.append(holder)
                 holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    holder.bind((self.address, port))
+                    holder.bind((address, port))
                 except OSError as error:
                     option = f"--{name.lower()}-port"
                     raise PortBusy(
-                        f"{name} port {self.address}:{port}: {error.strerror}; stop what listens there, or give "
+                        f"{name} port {address}:{port}: {error.strerror}; stop what listens there, or give "
                         f"{option} N ({option} 0 picks a free one)"
                     ) from error
             first, second, third = (int(h.getsockname()[1]) for h in held)

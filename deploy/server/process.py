@@ -43,18 +43,18 @@ class TritonServer:
 
     @property
     def http_url(self) -> str:
-        """Base URL of the HTTP endpoint."""
-        return f"http://{self.options.address}:{self._http}"
+        """Base URL of the HTTP endpoint; on loopback when gRPC has TLS."""
+        return f"http://{self.options.plain_address}:{self._http}"
 
     @property
     def http(self) -> HttpApi:
-        """Calls to the HTTP endpoint."""
-        return HttpApi(url=self.http_url)
+        """Calls to the HTTP endpoint, with the administrator's key."""
+        return HttpApi(url=self.http_url, admin_key=self.options.security.admin_key)
 
     @property
     def metrics_url(self) -> str:
-        """URL that Prometheus scrapes."""
-        return f"http://{self.options.address}:{self._metrics}/metrics"
+        """URL that Prometheus scrapes; on loopback when gRPC has TLS."""
+        return f"http://{self.options.plain_address}:{self._metrics}/metrics"
 
     @property
     def pid(self) -> int:
@@ -151,13 +151,14 @@ class TritonServer:
             "--exit-on-error=false",
             f"--exit-timeout-secs={options.exit_timeout_s}",
             f"--grpc-address={options.address}",
-            f"--http-address={options.address}",
-            f"--metrics-address={options.address}",
+            f"--http-address={options.plain_address}",
+            f"--metrics-address={options.plain_address}",
             f"--grpc-port={self._grpc}",
             f"--http-port={self._http}",
             f"--metrics-port={self._metrics}",
             # Two servers on one host would share their shared-memory names.
             f"--backend-config=python,shm-region-prefix-name=rfserve-{uuid.uuid4().hex[:12]}",
+            *options.security.arguments(options.address),
             *options.extra_arguments,
         ]
 

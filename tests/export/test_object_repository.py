@@ -29,6 +29,7 @@ from rfserve.export.spec import example, find
 from rfserve.server.errors import ModelLoadError
 from rfserve.server.errors import RepositoryError as UnservableRepository
 from rfserve.server.process import ServerOptions, TritonServer
+from rfserve.server.security import Security
 
 SPEC = find("mel_features")
 BUCKET = "rfserve-tests"
@@ -553,7 +554,7 @@ def test_commands_work_on_it_and_a_server_serves_whole_versions_only(prefix: Pre
     assert "iq_features             -  no version" in out
     assert main(["check", SPEC.name, "--repository", location]) == 0
 
-    with TritonServer(ServerOptions(repository=location, **FREE)) as server:
+    with TritonServer(ServerOptions(repository=location, security=Security(open_admin=True), **FREE)) as server:
         assert server.models == (SPEC.name,)
         got, version = infer(server)
         assert version == "1"

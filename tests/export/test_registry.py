@@ -28,6 +28,7 @@ from rfserve.export.spec import example, find
 from rfserve.export.tracking import Tracking
 from rfserve.server.options import ServerOptions
 from rfserve.server.process import TritonServer
+from rfserve.server.security import Security
 
 MODEL = "mel_features"
 SPEC = find(MODEL)
@@ -265,9 +266,9 @@ def test_champion_moves_after_a_serving_triton_has_passed_the_checks(repository,
         where = ["--repository", str(repository.folder), "--tracking-uri", folder, "--champion"]
         return main([str(a) for a in arguments] + where)
 
-    ports = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
-    options = ServerOptions(repository=repository.folder, **ports)
-    with TritonServer(options) as server, TritonServer(ServerOptions(repository=elsewhere, **ports)) as foreign:
+    desk = {"grpc_port": 0, "http_port": 0, "metrics_port": 0, "security": Security(open_admin=True)}
+    options = ServerOptions(repository=repository.folder, **desk)
+    with TritonServer(options) as server, TritonServer(ServerOptions(repository=elsewhere, **desk)) as foreign:
         assert command("promote", MODEL, 1, "--url", server.grpc_url) == 1
         assert "is not registered" in capsys.readouterr().err
         assert repository.serving(MODEL).promoted == {}

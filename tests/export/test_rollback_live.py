@@ -19,6 +19,7 @@ from rfserve.export.repository import Repository, version_files
 from rfserve.export.scaling import Scaling
 from rfserve.export.spec import ENSEMBLES, GRAPHS, ModelSpec, example
 from rfserve.server.process import ServerOptions, TritonServer
+from rfserve.server.security import Security
 
 pytestmark = pytest.mark.server
 
@@ -56,8 +57,8 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def running(folder: Path) -> Iterator[TritonServer]:
-    restricted = f"--grpc-restricted-protocol=model-repository,model-config:admin-key={KEY}"
-    options = ServerOptions(repository=folder, grpc_port=0, http_port=0, metrics_port=0, extra_arguments=(restricted,))
+    security = Security(admin_key=KEY)
+    options = ServerOptions(repository=folder, grpc_port=0, http_port=0, metrics_port=0, security=security)
     with TritonServer(options) as server:
         yield server
 

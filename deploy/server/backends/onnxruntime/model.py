@@ -1,8 +1,9 @@
 """Triton's `onnxruntime` backend, in Python, for the server that pip installs.
 
 It takes the stock backend's configuration: `instance_group`, the accelerator `tensorrt` for GPU instances, and as
-`parameters` the thread counts, the CUDA options, `execution_mode`, `enable_mem_arena` and `enable_mem_pattern`. It
-needs nothing of rfserve; Triton puts this folder on the path, so that it finds the module beside it.
+`parameters` the thread counts, the CUDA options, `execution_mode`, `enable_mem_arena` and `enable_mem_pattern`; and
+one of its own, `bounds.<input>`. It needs nothing of rfserve; Triton puts this folder on the path, so that it finds the
+modules beside it.
 """
 
 import json
@@ -15,7 +16,9 @@ import onnxruntime
 import triton_python_backend_utils as pb_utils
 from cpu_affinity import AFFINITY_OPTION, of_instance, stay_on, worker_option
 from execution_providers import ProviderError, open_session, providers
+from input_bounds import InputBounds
 from numpy.typing import NDArray
+from wrapped_shapes import Guard
 
 Array = NDArray[Any]
 
@@ -35,6 +38,10 @@ ONNX_TYPES = {
 }
 
 
+GUARD = Guard()
+GUARD.install()
+
+
 class TritonPythonModel:
     """One instance of one model. Triton makes it, calls `initialize` once and `execute` for every batch."""
 
@@ -49,6 +56,7 @@ class TritonPythonModel:
         self.batched = int(config.get("max_batch_size", 0)) > 0
         self.inputs = [t["name"] for t in config["input"]]
         self.outputs = [t["name"] for t in config["output"]]
+        self.bounds = InputBounds(config["input"], parameters, batched=self.batched)
         try:
             wanted = providers(config, kind=args["model_instance_kind"], device_id=args["model_instance_device_id"])
             options = _session_options(parameters)
@@ -70,12 +78,18 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the requests of one batch: one run for each group whose shapes agree beyond the batch."""
+        GUARD.withdraw()
         answers: list[Any] = [None] * len(requests)
         groups: dict[tuple[Any, ...], list[int]] = {}
         arrays: list[dict[str, Array]] = []
         for index, request in enumerate(requests):
             found = {n: pb_utils.get_input_tensor_by_name(request, n).as_numpy() for n in self.inputs}
             arrays.append(found)
+            problem = self.bounds.problem(found)
+            if problem:
+                error = pb_utils.TritonError(problem, pb_utils.TritonError.INVALID_ARG)
+                answers[index] = pb_utils.InferenceResponse(error=error)
+                continue
             shapes = tuple(a.shape[1:] if self.batched else (index, *a.shape) for a in found.values())
             groups.setdefault(shapes, []).append(index)
         for members in groups.values():
