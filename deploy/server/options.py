@@ -15,7 +15,8 @@ CONFIGS = ("cpu", "gpu", "gpu-tensorrt")
 class ServerOptions:
     """Port 0 picks a free port. Empty `models` serves every model of the repository.
 
-    `repository` is a folder, or the `s3://…` location of one in an object store, as text.
+    `repository` is a folder, or the `s3://…` location of one in an object store, as text. With `allow_partial`, models
+    that do not load leave the others serving. `metrics_address` is that of Triton's metrics when it is not `address`.
     """
 
     repository: Path | str
@@ -29,6 +30,8 @@ class ServerOptions:
     exit_timeout_s: int = 30
     extra_arguments: tuple[str, ...] = ()
     log_file: Path | None = None
+    allow_partial: bool = False
+    metrics_address: str | None = None
 
     def __post_init__(self) -> None:
         if self.config not in CONFIGS:
@@ -88,7 +91,7 @@ class ServerOptions:
                 held.append(holder)
                 holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    holder.bind((self.address, port))
+                    holder.bind((self.metrics_address or self.address if name == "metrics" else self.address, port))
                 except OSError as error:
                     option = f"--{name.lower()}-port"
                     raise PortBusy(
