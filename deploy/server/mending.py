@@ -1,4 +1,4 @@
-"""Bringing a dead model back: its stuck processes are killed, it is unloaded and loaded, and a canary must pass."""
+"""Bringing a dead model back: its processes are retired, it is unloaded and loaded, and a canary must pass."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ PAUSE_S = 0.2
 
 
 def mend(
-    http: HttpApi, model: str, *, kill_stuck: Callable[[], None], limit_s: float, deadline_s: float
+    http: HttpApi, model: str, *, retire: Callable[[], None], limit_s: float, deadline_s: float
 ) -> tuple[bool, str]:
     """Whether `model` answers again within `limit_s`, and why not. Tries until then.
 
@@ -22,7 +22,7 @@ def mend(
     ensembles = _ensembles_of(http, model)
     reason = "no time"
     while (left := end - time.monotonic()) > 0:
-        kill_stuck()
+        retire()
         # A refusal says that it is not loaded, and loading is what it needs.
         http.unload(model, timeout_s=left)
         answer = http.load(model, timeout_s=max(end - time.monotonic(), PAUSE_S))

@@ -140,11 +140,12 @@ class ModelWatch(threading.Thread):
         done, problem = mend(
             self._http,
             record.model,
-            kill_stuck=lambda: self._stubs.kill(self.groups, all_of_them=hung),
+            retire=lambda: self._stubs.retire(self.groups, stuck=hung),
             limit_s=limit_s,
             deadline_s=self._options.deadline_s,
         )
-        self._strikes = 0
+        # What was lost before the canary passed is replaced.
+        self._strikes, self._lost = 0, ""
         self._stubs.refresh()
         if done:
             record.mends += 1

@@ -52,7 +52,7 @@ class Service:
         self._cleanup = ExitStack()
         self._endpoint: MetricsEndpoint | None = None
         self._latency: RequestLatency | None = None
-        self._watchdog: Watchdog | None = None
+        self.watchdog: Watchdog | None = None
         self._stopping = threading.Event()
         server = options.server
         arguments: tuple[str, ...] = options.trace.arguments() if options.trace else ()
@@ -96,13 +96,13 @@ class Service:
             raise
         http, pid = self.server.http, self.server.pid
         if self.options.watch is not None:
-            self._watchdog = Watchdog(pid, http, self.options.watch, say=_say, give_up=self._give_up)
-            self._watchdog.start()
+            self.watchdog = Watchdog(pid, http, self.options.watch, say=_say, give_up=self._give_up)
+            self.watchdog.start()
         if self._endpoint is not None:
             # Only here: prometheus_client may be missing where the endpoint is not ours.
             from rfserve.server.own_metrics import OwnMetrics  # noqa: PLC0415
 
-            own = OwnMetrics(http=http, leader=pid, started_s=started_s, watchdog=self._watchdog, latency=self._latency)
+            own = OwnMetrics(http=http, leader=pid, started_s=started_s, watchdog=self.watchdog, latency=self._latency)
             self._endpoint.start(self.server.metrics_url, own.text)
         if self._latency is not None:
             threading.Thread(target=self._collect, args=(self._latency,), name="latencies", daemon=True).start()
@@ -124,8 +124,8 @@ class Service:
         """
         again = self._stopping.is_set()
         self._stopping.set()
-        if self._watchdog is not None:
-            self._watchdog.stop()
+        if self.watchdog is not None:
+            self.watchdog.stop()
         if again:
             self.server.kill()
         else:
@@ -134,8 +134,8 @@ class Service:
     def stop(self) -> int | None:
         """Stop everything; tritonserver's exit code, or None when it never ran."""
         self._stopping.set()
-        if self._watchdog is not None:
-            self._watchdog.stop()
+        if self.watchdog is not None:
+            self.watchdog.stop()
         try:
             return self.server.stop()
         finally:
