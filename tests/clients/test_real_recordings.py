@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from rfserve.clients.alignment import align
-from rfserve.clients.cli import distance_m, main
+from rfserve.clients.cli import main
 from rfserve.clients.errors import ClockNotLocked, EventError, NotSimultaneous, RecordingError
+from rfserve.clients.geodesy import distance_m
 from rfserve.clients.recording import read_event
 from rfserve.clients.request import ensemble, tensors
 from rfserve.export.spec import ENSEMBLES
