@@ -6,10 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rfserve.clients import map_page
 from rfserve.clients.fix import Fix
-from rfserve.clients.map_page import HEIGHT, WIDTH, Frame, render
+from rfserve.clients.map_drawing import WIDE
+from rfserve.clients.map_frame import Frame
+from rfserve.clients.outputs.report import Report
 
-SVG = re.compile(r"<svg.*</svg>", re.S)
+WIDTH, HEIGHT = WIDE.width, WIDE.height
+SVG = re.compile(r"<svg.*?</svg>", re.S)
 
 
 def fix_at(latitude_deg, longitude_deg, sigma_m=300.0):
@@ -21,6 +25,10 @@ def fix_at(latitude_deg, longitude_deg, sigma_m=300.0):
         model="locate",
         model_version="3",
     )
+
+
+def render(fix, receivers, **given):
+    return map_page.render(Report(fix=fix, observations=receivers, made_ns=0, **given))
 
 
 def drawing(page):
@@ -42,7 +50,8 @@ def receivers(observe):
 
 def test_map_names_receivers_fix_and_truth(receivers):
     labels = [e.text for e in drawing(render(fix_at(45.05, 7.6), receivers, truth=(45.06, 7.61))).iter("text")]
-    assert {'roof <A> & "B"', "hill", "car", "fix", "true position"} <= set(labels)
+    assert {'roof <A> & "B"', "hill", "car", "fix"} <= set(labels)
+    assert any(re.fullmatch(r"true position, 1\.\d+ km off", label) for label in labels)
     assert any(re.fullmatch(r"\d+ k?m", label) for label in labels)
     assert "7.6°" in labels
     assert "45.1°" in labels
@@ -93,7 +102,7 @@ def test_map_draws_a_fix_anywhere(latitude, longitude, sigma_m):
 def test_map_stays_small_when_the_event_spans_the_antimeridian(observe):
     seen = [observe(latitude_deg=-17.0, longitude_deg=179.9), observe(latitude_deg=-17.1, longitude_deg=-179.9)]
     root = drawing(render(fix_at(-17.05, 179.98), seen))
-    marks = [e.get("d") for e in root.iter("path")]
+    marks = [e.get("d") for e in root.iter("path") if e.get("class") == "receiver"]
     places = [tuple(map(float, re.findall(r"-?\d+\.?\d*", d)[:2])) for d in marks]
     assert len(places) == 2
     assert places[1][0] - places[0][0] > WIDTH / 2
@@ -104,7 +113,7 @@ def test_map_stays_small_when_the_event_spans_the_antimeridian(observe):
 
 def test_frame_shows_every_point_and_keeps_proportions():
     points = [(7.0, 45.0), (8.0, 45.5), (7.2, 45.9)]
-    frame = Frame(points)
+    frame = Frame(points, WIDE)
     assert all(0 < x < WIDTH and 0 < y < HEIGHT for x, y in (frame.xy(*p) for p in points))
     (x0, y0), (x1, _), (_, y1) = frame.xy(7.0, 45.0), frame.xy(7.1, 45.0), frame.xy(7.0, 45.1)
     assert (x1 - x0) / (y0 - y1) == pytest.approx(0.703, abs=0.005)
