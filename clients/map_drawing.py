@@ -32,18 +32,32 @@ def receivers(report: Report) -> list[Point]:
     return [(o.longitude_deg, o.latitude_deg) for o in report.observations]
 
 
-def needs_close_up(report: Report) -> bool:
-    """Whether the receivers lie too close together to be told apart on the whole map."""
-    return one_spot(report, Frame(everything(report), WIDE))
+def close_ups(report: Report) -> list[tuple[str, list[Point]]]:
+    """What the whole map shows as one spot: titles, and the (longitude, latitude) that a map of its own shows."""
+    frame, fix = Frame(everything(report), WIDE), report.fix
+    found = []
+    ring = fix.ring(confidences(report)[0])
+    outline = frame.outline(ring, fix.longitude_deg)
+    if _extent(outline) < ONE_SPOT_PX:
+        points = [(fix.longitude_deg, fix.latitude_deg), *ring]
+        if report.truth is not None:
+            place = (report.truth[1], report.truth[0])
+            near = _extent([*outline, frame.xy(*place)]) < ONE_SPOT_PX
+            points += [place] if near else []
+        found.append(("The fix, closer", points))
+    if one_spot(report, frame):
+        found.append(("The receivers, closer", receivers(report)))
+    return found
 
 
 def one_spot(report: Report, frame: Frame) -> bool:
     """Whether there are several receivers, and all look as one there."""
     places = [frame.xy(*p) for p in receivers(report)]
-    if len(places) < 2:
-        return False
-    wide, high = (max(p[i] for p in places) - min(p[i] for p in places) for i in (0, 1))
-    return max(wide, high) < ONE_SPOT_PX
+    return len(places) > 1 and _extent(places) < ONE_SPOT_PX
+
+
+def _extent(places: Sequence[Point]) -> float:
+    return max(max(p[i] for p in places) - min(p[i] for p in places) for i in (0, 1))
 
 
 def draw(report: Report, points: Sequence[Point], size: Size, title: str) -> str:

@@ -1,9 +1,10 @@
 """A fix on a map: one HTML file with inline drawings, which needs no network and no script."""
 
 import html
+from collections.abc import Sequence
 
-from rfserve.clients.geodesy import distance_m
-from rfserve.clients.map_drawing import NARROW, WIDE, confidences, draw, everything, needs_close_up, receivers
+from rfserve.clients.geodesy import Point, distance_m
+from rfserve.clients.map_drawing import NARROW, WIDE, close_ups, confidences, draw, everything
 from rfserve.clients.map_frame import length_text
 from rfserve.clients.outputs.report import Report, utc_text
 
@@ -53,11 +54,11 @@ def render(report: Report) -> str:
         + ("" if report.start_ns is None else f" · received {utc_text(report.start_ns)}")
         + "</p>",
         f'<p class="note">{html.escape(report.note)}</p>' if report.note else "",
-        _maps(report, close_up=False),
+        _maps(report, "map of the fix", everything(report)),
         _legend(report),
     ]
-    if needs_close_up(report):
-        parts += ["<h2>The receivers, closer</h2>", _maps(report, close_up=True)]
+    for title, points in close_ups(report):
+        parts += [f"<h2>{title}</h2>", _maps(report, title, points)]
     parts.append(_table(report))
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -66,9 +67,7 @@ def render(report: Report) -> str:
     )
 
 
-def _maps(report: Report, *, close_up: bool) -> str:
-    points = receivers(report) if close_up else everything(report)
-    title = "map of the receivers" if close_up else "map of the fix"
+def _maps(report: Report, title: str, points: Sequence[Point]) -> str:
     wide, narrow = (draw(report, points, size, title) for size in (WIDE, NARROW))
     return f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
 

@@ -2,8 +2,9 @@
 
 `type` is `a-u-G`: an atom (a thing, not a message about one) of unknown affiliation on the ground; a fix has no
 altitude and does not say whose the emitter is. `how` is `m-p`, machine and passive: nothing was sent to find it. `ce`
-is the longer semi-axis of the ellipse, so that the circle holds the emitter with at least the ellipse's confidence; `hae`
-and `le` are 9999999, the schema's word for unknown. `uid` is that of the request: the same request is the same mark.
+is the longer semi-axis of the ellipse, so that the circle holds the emitter with at least the ellipse's confidence;
+`hae` and `le` are 9999999, the schema's word for unknown. `uid` is that of the request: the same request is the
+same mark.
 """
 
 import hashlib
