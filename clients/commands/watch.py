@@ -117,14 +117,15 @@ def _tell(options: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
                 f"{len(line['receivers'])} receivers  {fix.model} version {fix.model_version}"
             )
         else:
-            text = f"{line['at']} {line['event']}: failed: {line['reason']}"
+            text = f"{line['at']} {line['event']}: failed: {' '.join(line['reason'].split())}"
         print(text, flush=True)
 
     return tell
 
 
 def _warn(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    # What gRPC says may have several lines.
+    print(" ".join(text.split()), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

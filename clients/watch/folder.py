@@ -44,7 +44,7 @@ class Arrival:
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Which entries of the folder count: a pattern for names, a group rule, and how many receivers a whole event has."""
+    """Which entries of the folder count: a pattern for names, a group rule, the least number of receivers."""
 
     pattern: str = "*"
     group: re.Pattern[str] | None = None
