@@ -12,8 +12,6 @@ from rfserve.clients.observation import Observation, check_position
 from rfserve.clients.receivers import Receiver, Receivers
 from rfserve.clients.stored_samples import StoredSamples
 
-__all__ = ["COLLECTION", "Recording", "read_event"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recording:

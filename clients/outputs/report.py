@@ -27,8 +27,9 @@ class Report:
 
     @property
     def names(self) -> list[str]:
-        """The receivers' names."""
-        return [o.name for o in self.observations]
+        """The receivers' names on one line, without what a terminal or a spreadsheet would obey."""
+        shown = ("".join(c if c.isprintable() else " " for c in o.name) for o in self.observations)
+        return [" ".join(name.split()) for name in shown]
 
 
 def utc_text(at_ns: int, digits: int = 3) -> str:

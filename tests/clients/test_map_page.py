@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rfserve.clients import map_page
 from rfserve.clients.fix import Fix
 from rfserve.clients.map_drawing import WIDE
-from rfserve.clients.map_frame import Frame
+from rfserve.clients.map_frame import Frame, length_text
 from rfserve.clients.outputs.report import Report
 
 WIDTH, HEIGHT = WIDE.width, WIDE.height
@@ -117,3 +117,67 @@ def test_frame_shows_every_point_and_keeps_proportions():
     assert all(0 < x < WIDTH and 0 < y < HEIGHT for x, y in (frame.xy(*p) for p in points))
     (x0, y0), (x1, _), (_, y1) = frame.xy(7.0, 45.0), frame.xy(7.1, 45.0), frame.xy(7.0, 45.1)
     assert (x1 - x0) / (y0 - y1) == pytest.approx(0.703, abs=0.005)
+
+
+def drawings(page):
+    return [ET.fromstring(found[0]) for found in SVG.finditer(page) if "role=" in found[0]]
+
+
+def test_map_has_a_drawing_for_wide_and_one_for_narrow_screens(receivers):
+    wide, narrow = drawings(render(fix_at(45.05, 7.6), receivers))
+    assert [d.get("viewBox") for d in (wide, narrow)] == [f"0 0 {s.width} {s.height}" for s in (WIDE, NARROW)]
+
+
+def test_map_draws_an_ellipse_for_each_confidence_the_largest_below(receivers):
+    shapes = list(drawing(render(fix_at(45.05, 7.6), receivers, confidence=0.8)).iter("polygon"))
+    tops = [min(float(p.split(",")[1]) for p in s.get("points").split()) for s in shapes]
+    assert tops == sorted(tops)
+    assert [s[0].text for s in shapes] == ["99%", "80%", "50%"]
+    assert [s.get("class") for s in shapes].index("ellipse asked") == 1
+
+
+def test_map_comes_closer_to_what_is_one_spot_on_it(observe):
+    near = [observe(name=f"R{i}", latitude_deg=45 + i / 100, longitude_deg=7.5) for i in range(4)]
+    far = render(fix_at(12, -40, 300.0), near)
+    assert "The fix, closer" in far
+    assert "The receivers, closer" in far
+    whole, _, fix, _, seen, _ = drawings(far)
+    assert "4 receivers" in {e.text for e in whole.iter("text")}
+    assert {"R0", "R1", "R2", "R3"} <= {e.text for e in seen.iter("text")}
+    assert len(list(fix.iter("polygon"))) == 3
+    page = render(fix_at(45.02, 7.52), near)
+    assert "closer" not in page
+
+
+def test_map_lists_every_receiver_even_one_without_room_for_its_label(observe):
+    seen = [observe(name=f"mast number {i}", latitude_deg=45 + i / 1e6, longitude_deg=7.5) for i in range(9)]
+    seen.append(observe(name="away", latitude_deg=45.5, longitude_deg=7.5))
+    page = render(fix_at(45.2, 7.6), seen)
+    labels = [e.text for e in drawing(page).iter("text")]
+    assert sum(str(text).startswith("mast") for text in labels) < 9
+    assert all(f"<td>mast number {i}</td>" in page for i in range(9))
+
+
+@given(
+    marks=st.lists(st.tuples(st.floats(0, 900), st.floats(0, 600), st.text(min_size=1, max_size=40)), max_size=12),
+)
+def test_labels_cover_no_mark_and_no_other_label(marks):
+    boxes = []
+    for label in place(marks, WIDE):
+        wide = len(label.text) * PX_PER_LETTER
+        left = label.x - wide * {"start": 0, "middle": 0.5, "end": 1}[label.anchor]
+        boxes.append((left, label.y - FONT_PX, left + wide, label.y + 4))
+    for i, (left, top, right, bottom) in enumerate(boxes):
+        assert left >= 0 and right <= WIDTH and top >= 0 and bottom <= HEIGHT
+        for other in boxes[i + 1 :]:
+            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+        covered = [m for m in marks if left < m[0] - 1 < m[0] + 1 < right and top < m[1] - 1 < m[1] + 1 < bottom]
+        assert not covered
+
+
+@pytest.mark.parametrize(
+    ("metres", "text"),
+    [(0.5, "0.5 m"), (734.3, "734 m"), (999.6, "1 km"), (7343, "7.34 km"), (438_900, "439 km"), (1.224e6, "1,224 km")],
+)
+def test_length_is_as_people_say_it(metres, text):
+    assert length_text(metres) == text

@@ -152,9 +152,10 @@ def test_nothing_is_lost_when_the_server_comes_late_and_goes_away(inbox, bring, 
     process.terminate()
     _, err = process.communicate(timeout=10)
     assert located(inbox) == Counter(names)
-    # One line when it goes, one when it is back; not one for each try.
-    assert [text.rsplit(" ", 2)[-2:] for text in err.splitlines()].count(["answers", "again"]) == 2
-    assert len(err.splitlines()) == 4
+    # One line when it goes, one when it is back; not one for each try. A busy machine may find it away once more.
+    told = ["back" if text == "the server answers again" else "away" for text in err.splitlines()]
+    assert told == ["away", "back"] * (len(told) // 2), err
+    assert len(told) in {4, 6}, err
 
 
 def test_every_event_is_in_the_file_once_when_the_watcher_is_killed_again_and_again(inbox, bring, watch, serve, answer):
