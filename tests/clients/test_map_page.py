@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from rfserve.clients import map_page
 from rfserve.clients.fix import Fix
-from rfserve.clients.map_drawing import WIDE
+from rfserve.clients.map_drawing import NARROW, WIDE
 from rfserve.clients.map_frame import Frame, length_text
+from rfserve.clients.map_labels import FONT_PX, PX_PER_LETTER, place
 from rfserve.clients.outputs.report import Report
 
 WIDTH, HEIGHT = WIDE.width, WIDE.height
@@ -124,7 +125,7 @@ def drawings(page):
 
 
 def test_map_has_a_drawing_for_wide_and_one_for_narrow_screens(receivers):
-    wide, narrow = drawings(render(fix_at(45.05, 7.6), receivers))
+    wide, narrow = drawings(render(fix_at(45.05, 7.6, 3000.0), receivers))
     assert [d.get("viewBox") for d in (wide, narrow)] == [f"0 0 {s.width} {s.height}" for s in (WIDE, NARROW)]
 
 
@@ -168,7 +169,8 @@ def test_labels_cover_no_mark_and_no_other_label(marks):
         left = label.x - wide * {"start": 0, "middle": 0.5, "end": 1}[label.anchor]
         boxes.append((left, label.y - FONT_PX, left + wide, label.y + 4))
     for i, (left, top, right, bottom) in enumerate(boxes):
-        assert left >= 0 and right <= WIDTH and top >= 0 and bottom <= HEIGHT
+        assert 0 <= left < right <= WIDTH
+        assert 0 <= top < bottom <= HEIGHT
         for other in boxes[i + 1 :]:
             assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
         covered = [m for m in marks if left < m[0] - 1 < m[0] + 1 < right and top < m[1] - 1 < m[1] + 1 < bottom]
