@@ -181,3 +181,29 @@ def test_command_refuses_anthorn_in_one_line(anthorn, capsys):
     assert out == ""
     assert err.startswith("error: G7UAK: the receiver had no GNSS fix")
     assert err.count("\n") == 1
+
+
+def test_watch_locates_the_event_and_notes_the_one_whose_clock_had_no_fix(real, tmp_path, serve, answer):
+    state = tmp_path / "fixes.jsonl"
+    watch = ["watch", str(real / "sigmf"), "--once", "--settle-s", "0.1", "--state", str(state)]
+    assert main([*watch, "--url", serve(answer()).url]) == 1
+    by_event = {found["event"].split("/")[0]: found for found in map(json.loads, state.read_text().splitlines())}
+    assert by_event["dcf77-20200813"]["receivers"] == ["HB9ODP", "JO51xl", "pa0rdt"]
+    assert by_event["anthorn-20251207a"]["error"] == "ClockNotLocked"
+
+
+def test_watch_groups_kiwi_wavs_by_the_time_in_their_names(real, table, tmp_path, serve, answer):
+    state = tmp_path / "fixes.jsonl"
+    options = ["--once", "--settle-s", "0.1", "--state", str(state), "--receivers", str(tmp_path / "receivers.csv")]
+    group = ["--group", r"^(\d{8}T\d{6}Z)_", "--pattern", "*.wav"]
+    assert main(["watch", str(real / "formats"), *options, *group, "--url", serve(answer()).url]) == 0
+    (found,) = map(json.loads, state.read_text().splitlines())
+    assert (found["event"], found["receivers"]) == ("20200813T065220Z", ["JO51xl"])
+
+
+@pytest.mark.parametrize("kind", ["kml", "cot", "csv"])
+def test_every_output_holds_the_real_receivers(dcf77, serve, answer, kind, capsys):
+    assert main(["locate", str(dcf77), "--url", serve(answer()).url, "--output", kind]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("HB9ODP", "JO51xl", "pa0rdt"))
+    assert "2020-08-13T06:52:21.000" in out
