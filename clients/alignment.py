@@ -67,7 +67,7 @@ def _require_one_event(recordings: Sequence[Recording]) -> None:
     unlocked = [r.name for r in recordings if not r.clock_locked]
     if unlocked:
         raise ClockNotLocked(
-            f"{', '.join(unlocked)}: the receiver had no GNSS fix, or its time is only a computer's, so its time stamps "
+            f"{', '.join(unlocked)}: the receiver had no GNSS fix, or its time is a computer's, so its time stamps "
             "are not good to a sample; leave it out"
         )
     first = recordings[0]
