@@ -1,6 +1,5 @@
 """The fields of SigMF metadata that a fix needs, each checked as it is read."""
 
-import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from rfserve.clients.errors import RecordingError
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(?:Z|\+00:00)")
 NANOSECONDS_PER_SECOND = 1_000_000_000
+HUGE = 1e300
 
 
 def number(name: str, fields: Mapping[str, Any], key: str, default: float | None = None) -> float:
@@ -17,7 +17,8 @@ def number(name: str, fields: Mapping[str, Any], key: str, default: float | None
     value = fields.get(key, default)
     if value is None:
         raise RecordingError(f"{name}: {key} is missing; add it")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # NaN is not; an integer may be too long for a float.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= HUGE:
         raise RecordingError(f"{name}: got {key} {value!r}; expected a finite number")
     return float(value)
 

@@ -27,7 +27,7 @@ def fields(stem: str) -> dict[str, Any]:
         found: dict[str, Any] = {"center_frequency_hz": float(parts["hz"]) * SCALE[unit and unit.lower()]}
         try:
             begun = datetime.strptime(parts["day"] + parts["time"], "%Y%m%d%H%M%S").replace(tzinfo=UTC)
-            found["start_time"] = begun.strftime("%Y-%m-%dT%H:%M:%SZ")
+            found["start_time"] = begun.isoformat()
         except ValueError:
             pass
         if parts.get("receiver"):

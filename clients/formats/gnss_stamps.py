@@ -91,6 +91,6 @@ def _stamps(wav: Wav, blocks: int) -> NDArray[np.int64]:
 
 def _utc_ns(of_week_ns: int, near_ns: int) -> int:
     near_s = near_ns // 1_000_000_000
-    ahead_s = next(leap for since, leap in LEAP_SECONDS if near_s >= since)
+    ahead_s = next(leap for since, leap in LEAP_SECONDS if near_s >= since or not since)
     week = round((near_s + ahead_s - GPS_EPOCH_S - of_week_ns / 1e9) / WEEK_S)
     return (week * WEEK_S + GPS_EPOCH_S - ahead_s) * 1_000_000_000 + of_week_ns

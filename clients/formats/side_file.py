@@ -115,7 +115,12 @@ class SideFile:
         if isinstance(value, datetime):
             if value.tzinfo is None:
                 raise RecordingError(f"{self._expected.name}: got start_time {value} without a zone; end it with Z")
-            value = value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            try:
+                value = value.astimezone(UTC).isoformat()
+            except OverflowError as error:
+                raise RecordingError(
+                    f"{self._expected.name}: got start_time {value}; expected a time of now"
+                ) from error
         return None if value is None else metadata.utc_ns(self._expected.name, "start_time", value)
 
 

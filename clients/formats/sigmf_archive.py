@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -36,6 +37,7 @@ UNREADABLE = (
     zipfile.BadZipFile,
     lzma.LZMAError,
     zlib.error,
+    struct.error,
     # How zipfile says that a member is encrypted, or compressed in a way it does not know.
     RuntimeError,
 )

@@ -69,7 +69,7 @@ def _auxi(wav: riff.Wav) -> dict[str, Any]:
         begun = datetime(year, month, day, hour, minute, second, 1000 * millisecond, tzinfo=UTC)
     except ValueError:
         return found
-    return found | {"start_time": begun.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
+    return found | {"start_time": begun.isoformat()}
 
 
 def _auxi_xml(content: bytes) -> dict[str, Any]:
@@ -78,5 +78,5 @@ def _auxi_xml(content: bytes) -> dict[str, Any]:
     if frequency := re.search(r'RadioCenterFreq="(\d{1,15})"', text):
         found["center_frequency_hz"] = float(frequency[1])
     if seconds := re.search(r'UTCSeconds="(\d{1,10})"', text):
-        found["start_time"] = datetime.fromtimestamp(int(seconds[1]), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        found["start_time"] = datetime.fromtimestamp(int(seconds[1]), UTC).isoformat()
     return found

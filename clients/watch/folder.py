@@ -92,7 +92,9 @@ def _is_recording(path: Path) -> bool:
 
 
 def _subfolder(folder: Path, entry: Path, rules: Rules, done: Callable[[str], bool]) -> Iterator[Arrival]:
-    if done(entry.name):
+    # With a slash, which no group and no file beside it can have.
+    own = f"{entry.name}/"
+    if done(own):
         return
     files = [p for p in _visible(entry) if p.is_file()]
     whole = [p for p in files if registry.COLLECTIONS.names(p) or registry.ARCHIVES.names(p)]
@@ -101,7 +103,7 @@ def _subfolder(folder: Path, entry: Path, rules: Rules, done: Callable[[str], bo
         if not done(name):
             yield _of_one_file(name, path)
     if not whole and any(_is_recording(p) for p in files):
-        yield _of_recordings(entry.name, files, rules)
+        yield _of_recordings(own, files, rules)
 
 
 def _groups(entries: list[Path], rules: Rules) -> Iterator[Arrival]:

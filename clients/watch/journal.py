@@ -18,7 +18,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._last: dict[str, dict[str, Any]] = {}
+        self._last: dict[str, dict[str, str]] = {}
         try:
             new = not path.exists()
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -37,8 +37,8 @@ class Journal:
         """Let another watcher have it."""
         os.close(self._file)
 
-    def last(self, event: str) -> dict[str, Any] | None:
-        """The last line about an event."""
+    def last(self, event: str) -> dict[str, str] | None:
+        """The last outcome of an event, `fix` or `failed`, and the stamp of its files then."""
         return self._last.get(event)
 
     def has_fix(self, event: str) -> bool:
@@ -64,7 +64,10 @@ class Journal:
             os.ftruncate(self._file, self._size)
             raise ClientError(f"cannot write to {self.path}: {error}; the event will be located again") from error
         self._size += len(content)
-        self._last[line["event"]] = line
+        self._remember(line)
+
+    def _remember(self, line: dict[str, Any]) -> None:
+        self._last[line["event"]] = {"outcome": line["outcome"], "stamp": line["stamp"]}
 
     def _lock(self) -> None:
         try:
@@ -76,14 +79,12 @@ class Journal:
 
     def _load(self) -> int:
         """The length of what is whole; a line that a crash cut short is removed."""
-        content = b""
-        while block := os.pread(self._file, 1 << 20, len(content)):
-            content += block
+        content = self.path.read_bytes()
         size = content.rfind(b"\n") + 1
         for number, text in enumerate(content[:size].splitlines(), start=1):
             try:
                 line = json.loads(text)
-                self._last[line["event"]] = {"outcome": line["outcome"], "stamp": line["stamp"], **line}
+                self._remember(line)
             except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise ClientError(
                     f"{self.path}, line {number} is not one of a watcher ({error!r}); move the file away, or give "

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rfserve.clients.errors import ClientError, PositionInvalid, RecordingError
 from rfserve.clients.formats import file_name, registry, riff, sigmf_archive
-from rfserve.clients.formats.side_file import EXAMPLE
+from rfserve.clients.formats.side_file import EXAMPLE, FIELDS
 from rfserve.clients.recording import read_event
 
 PLACE = {"latitude_deg": 45.07, "longitude_deg": 7.69}
@@ -219,11 +219,11 @@ def test_wav_takes_frequency_and_time_from_chunk_or_name_but_its_clock_is_not_tr
 @pytest.mark.parametrize(
     ("stem", "expected"),
     [
-        ("20200813T065220Z_77500_JO51xl_iq", (77_500, "2020-08-13T06:52:20Z", "JO51xl")),
-        ("20200813T065220Z_77500_a_b_iq", (77_500, "2020-08-13T06:52:20Z", "a_b")),
-        ("HDSDR_20200813_065220Z_78kHz_RF", (78_000, "2020-08-13T06:52:20Z", None)),
-        ("SDRuno_20200813_065220Z_433920kHz", (433_920_000, "2020-08-13T06:52:20Z", None)),
-        ("gqrx_20200813_065220_77500_1800000_fc", (77_500, "2020-08-13T06:52:20Z", None)),
+        ("20200813T065220Z_77500_JO51xl_iq", (77_500, "2020-08-13T06:52:20+00:00", "JO51xl")),
+        ("20200813T065220Z_77500_a_b_iq", (77_500, "2020-08-13T06:52:20+00:00", "a_b")),
+        ("HDSDR_20200813_065220Z_78kHz_RF", (78_000, "2020-08-13T06:52:20+00:00", None)),
+        ("SDRuno_20200813_065220Z_433920kHz", (433_920_000, "2020-08-13T06:52:20+00:00", None)),
+        ("gqrx_20200813_065220_77500_1800000_fc", (77_500, "2020-08-13T06:52:20+00:00", None)),
         ("20201313T065220Z_77500_X_iq", (77_500, None, "X")),
         ("holiday", (None, None, None)),
     ],
@@ -495,3 +495,35 @@ def test_receivers_of_an_event_may_have_different_formats(put, collection, tmp_p
         put("c.wav", wave(form(), DATA), TOLD),
     ]
     assert [r.name for r in read_event(paths)] == ["synthetic_R1", "b", "c"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(field=st.sampled_from(FIELDS), value=JSON, wav=st.booleans())
+def test_recording_is_read_or_refused_whatever_its_side_file_holds(put, field, value, wav):
+    side = TOLD | {"start_time": "2020-08-13T06:52:20Z", field: value}
+    path = put(KIWI, kiwi(range(6)), side) if wav else put("a.cu8", bytes(2000), side)
+    with contextlib.suppress(ClientError):
+        only(path).observe(0, 1)
+
+
+@pytest.mark.parametrize(
+    "text", ["start_time = 0001-01-01T00:00:00+14:00", "start_time = 2020-01-01T00:00:00", "a = 1" * 9]
+)
+def test_side_file_in_toml_is_refused_when_it_has_no_time_of_this_world(put, text):
+    path = put("a.cu8", bytes(2000))
+    path.with_suffix(".toml").write_text("\n".join(f"{k} = {v}" for k, v in TOLD.items()) + "\n" + text)
+    with pytest.raises(RecordingError):
+        read_event([path])
+
+
+def test_stamps_of_any_century_are_read_or_refused(put):
+    for year in ("0001", "1600", "1981", "9999"):
+        with contextlib.suppress(ClientError):
+            only(put(f"{year}0813T065220Z_77500_X_iq.wav", kiwi(range(6)), PLACE))

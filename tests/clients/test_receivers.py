@@ -1,9 +1,12 @@
+import contextlib
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rfserve.clients import receivers
-from rfserve.clients.errors import PositionInvalid, RecordingError
+from rfserve.clients.errors import ClientError, PositionInvalid, RecordingError
 from rfserve.clients.recording import read_event
 
 CSV = """name,latitude_deg,longitude_deg,altitude_m,receiver_id
@@ -124,3 +127,30 @@ def test_event_is_refused_when_two_recordings_are_of_one_receiver(known, tmp_pat
     assert len(read_event(paths[:1], receivers=table)) == 1
     with pytest.raises(RecordingError, match="are recordings of R1, R1"):
         read_event(paths, receivers=table)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(field=st.sampled_from([*receivers.COLUMNS, "properties", "geometry", "coordinates", "type"]), value=JSON)
+def test_receivers_file_is_read_or_refused_whatever_a_field_holds(known, field, value):
+    content = json.loads(features(([7.69, 45.07, 240], {"name": "roof", "receiver_id": 4})))
+    feature = content["features"][0]
+    for holder in (content, feature, feature["geometry"], feature["properties"]):
+        if field in holder or (field in receivers.COLUMNS and holder is feature["properties"]):
+            holder[field] = value
+            break
+    with contextlib.suppress(ClientError):
+        known(json.dumps(content), "receivers.geojson")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(max_size=60), headed=st.booleans())
+def test_receivers_file_is_read_or_refused_whatever_it_is(known, text, headed):
+    with contextlib.suppress(ClientError):
+        known(("name,latitude_deg,longitude_deg\n" if headed else "") + text.encode(errors="replace").decode())

@@ -278,11 +278,11 @@ def test_subfolder_without_a_collection_is_an_event(inbox):
     put(inbox / "e3", "notes.txt")
     put(inbox / ".e4", "a.cu8")
     assert scan(inbox) == {
-        "e1": (["a.cu8", "b.wav", "c.sigmf-meta"], []),
-        "e2": ([], ["b.cu8.part", "a.sigmf-meta"]),
+        "e1/": (["a.cu8", "b.wav", "c.sigmf-meta"], []),
+        "e2/": ([], ["b.cu8.part", "a.sigmf-meta"]),
     }
-    assert scan(inbox, least_receivers=5)["e1"][1] == ["2 more receivers"]
-    assert scan(inbox, pattern="*2").keys() == {"e2"}
+    assert scan(inbox, least_receivers=5)["e1/"][1] == ["2 more receivers"]
+    assert scan(inbox, pattern="*2").keys() == {"e2/"}
 
 
 def test_group_rule_joins_recordings_by_name(inbox):
@@ -330,7 +330,7 @@ def test_journal_belongs_to_one_watcher(journal):
 
 def test_journal_drops_a_torn_line_and_keeps_the_rest(tmp_path):
     path = tmp_path / "j.jsonl"
-    path.write_text(json.dumps(line("a")) + "\n" + '{"event": "b", "outc')
+    path.write_text(json.dumps(line("a")) + "\n" + '{"event": "b", "reason": "' + "long " * 50)
     with contextlib.closing(Journal(path)) as journal:
         assert journal.has_fix("a")
         assert journal.last("b") is None
@@ -384,7 +384,7 @@ def test_event_that_the_server_dies_at_does_not_hold_up_the_others_for_ever(inbo
 
     def locate(arrival, stamp):
         asked[arrival.name] += 1
-        if arrival.name == "a-poison":
+        if arrival.name == "a-poison/":
             raise ServerUnavailable("it went away")
         return {"fix": {}}
 
@@ -393,9 +393,9 @@ def test_event_that_the_server_dies_at_does_not_hold_up_the_others_for_ever(inbo
         put(inbox / f"b{i}", "x.cu8")
         watch.run_once(stop)
     watch.run_once(stop)
-    assert all(journal.has_fix(f"b{i}") for i in range(2 * MOST_SETBACKS))
-    assert journal.last("a-poison")["outcome"] == "failed"
-    assert asked["a-poison"] == MOST_SETBACKS + 1
+    assert all(journal.has_fix(f"b{i}/") for i in range(2 * MOST_SETBACKS))
+    assert journal.last("a-poison/")["outcome"] == "failed"
+    assert asked["a-poison/"] == MOST_SETBACKS + 1
 
 
 def test_event_waits_for_ever_when_the_server_is_just_away(inbox, journal):
@@ -407,7 +407,7 @@ def test_event_waits_for_ever_when_the_server_is_just_away(inbox, journal):
     watch = watcher(inbox, journal, locate)
     for _ in range(5 * MOST_SETBACKS):
         watch.run_once(threading.Event())
-    assert journal.last("a") is None
+    assert journal.last("a/") is None
     assert watch.away == "nobody there"
 
 
@@ -424,9 +424,9 @@ def test_result_is_dropped_when_the_files_changed_meanwhile(inbox, journal):
 
     watch = watcher(inbox, journal, locate)
     watch.run_once(threading.Event())
-    assert journal.last("a") is None
+    assert journal.last("a/") is None
     watch.run_once(threading.Event())
-    assert journal.has_fix("a")
+    assert journal.has_fix("a/")
     assert calls[0] != calls[1]
 
 
