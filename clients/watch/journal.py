@@ -4,19 +4,24 @@ A line is written whole and reaches the disk before the next event begins. So af
 either in the file once, or not at all and then located again; no second file has to agree.
 """
 
-import fcntl
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from rfserve.clients.errors import ClientError
+
+if sys.platform != "win32":
+    import fcntl
 
 
 class Journal:
     """The file, open for one watcher at a time; `ClientError` when another has it, or it cannot be read or written."""
 
     def __init__(self, path: Path) -> None:
+        if sys.platform == "win32":
+            raise ClientError("the journal needs POSIX file locks; run the watch under Linux, macOS or WSL")
         self.path = path
         self._last: dict[str, dict[str, str]] = {}
         try:

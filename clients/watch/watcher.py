@@ -20,7 +20,7 @@ from rfserve.clients.watch.folder import Arrival
 from rfserve.clients.watch.journal import Journal
 from rfserve.export.spec import RfserveError
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 # An event at which the server goes away again and again, while others pass, is not retried for ever.
 MOST_SETBACKS = 5
 
