@@ -138,7 +138,7 @@ def test_event_is_located_once_across_restarts(inbox, bring, watch, serve, answe
 def test_nothing_is_lost_when_the_server_comes_late_and_goes_away(inbox, bring, watch, serve, answer):
     port = free_port()
     names = [bring("a")]
-    process = watch(f"127.0.0.1:{port}", "--timeout-s", "0.3")
+    process = watch(f"127.0.0.1:{port}", "--timeout-s", "1")
     time.sleep(1.5)
     assert lines(inbox) == []
     first = serve(answer(), port=port)
@@ -156,7 +156,7 @@ def test_nothing_is_lost_when_the_server_comes_late_and_goes_away(inbox, bring, 
     ours = [text for text in err.splitlines() if " waits: " in text or "answers again" in text]  # gRPC writes there too
     told = ["back" if text == "the server answers again" else "away" for text in ours]
     assert told == ["away", "back"] * (len(told) // 2), err
-    assert len(told) in {4, 6}, err
+    assert 4 <= len(told) <= 8, err
 
 
 def test_every_event_is_in_the_file_once_when_the_watcher_is_killed_again_and_again(inbox, bring, watch, serve, answer):
