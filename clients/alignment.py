@@ -67,7 +67,8 @@ def _require_one_event(recordings: Sequence[Recording]) -> None:
     unlocked = [r.name for r in recordings if not r.clock_locked]
     if unlocked:
         raise ClockNotLocked(
-            f"{', '.join(unlocked)}: the receiver had no GNSS fix, so its time stamps are not UTC; leave it out"
+            f"{', '.join(unlocked)}: the receiver had no GNSS fix, or its time is a computer's, so its time stamps "
+            "are not good to a sample; leave it out"
         )
     first = recordings[0]
     for other in recordings[1:]:

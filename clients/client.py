@@ -8,6 +8,7 @@ from typing import Any
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from rfserve.clients import tracing
 from rfserve.clients.connection import READY_POLL_S, Attempts, Connection, ReadyWait, from_wire, to_wire
 from rfserve.clients.errors import ModelUnavailable
 from rfserve.clients.fix import Fix
@@ -60,7 +61,13 @@ class LocalizationClient:
         for left_s in attempts.remaining_s():
             try:
                 result = self._client.infer(
-                    model, inputs, version, outputs=outputs, request_id=request_id, client_timeout=left_s
+                    model,
+                    inputs,
+                    version,
+                    outputs=outputs,
+                    request_id=request_id,
+                    client_timeout=left_s,
+                    headers=tracing.headers(),
                 )
             except InferenceServerException as error:
                 problem = self.connection.translate(error, model)

@@ -1,6 +1,5 @@
 """The fields of SigMF metadata that a fix needs, each checked as it is read."""
 
-import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from rfserve.clients.errors import RecordingError
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(?:Z|\+00:00)")
 NANOSECONDS_PER_SECOND = 1_000_000_000
+HUGE = 1e300
 
 
 def number(name: str, fields: Mapping[str, Any], key: str, default: float | None = None) -> float:
@@ -17,7 +17,8 @@ def number(name: str, fields: Mapping[str, Any], key: str, default: float | None
     value = fields.get(key, default)
     if value is None:
         raise RecordingError(f"{name}: {key} is missing; add it")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # NaN is not; an integer may be too long for a float.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= HUGE:
         raise RecordingError(f"{name}: got {key} {value!r}; expected a finite number")
     return float(value)
 
@@ -30,17 +31,15 @@ def count(name: str, fields: Mapping[str, Any], key: str) -> int:
     return value
 
 
-def coordinates(name: str, capture: Mapping[str, Any], info: Mapping[str, Any]) -> tuple[float, float, float]:
+def coordinates(name: str, capture: Mapping[str, Any], info: Mapping[str, Any]) -> tuple[float, float, float] | None:
     """Longitude and latitude in degrees and altitude in metres of the capture's GeoJSON point, else of the file's.
 
-    The altitude is 0 when it is not given. Ranges are checked where the position is used (`check_position`).
+    None when there is neither. The altitude is 0 when it is not given. Ranges are checked where the position is used
+    (`check_position`).
     """
     place = capture.get("core:geolocation") or info.get("core:geolocation")
     if place is None:
-        raise RecordingError(
-            f"{name}: no core:geolocation; add the receiver's position as a GeoJSON Point, "
-            "[longitude, latitude, altitude]"
-        )
+        return None
     values = place.get("coordinates") if isinstance(place, dict) else None
     if not isinstance(values, list) or len(values) not in {2, 3}:
         raise RecordingError(
@@ -53,8 +52,11 @@ def coordinates(name: str, capture: Mapping[str, Any], info: Mapping[str, Any]) 
 def nanoseconds(name: str, capture: Mapping[str, Any]) -> int | None:
     """`core:datetime` as UTC in ns since 1970; None when the capture has none."""
     text = capture.get("core:datetime")
-    if text is None:
-        return None
+    return None if text is None else utc_ns(name, "core:datetime", text)
+
+
+def utc_ns(name: str, key: str, text: object) -> int:
+    """A UTC time in the form of RFC 3339 as ns since 1970; `RecordingError` when it is none."""
     match = _TIME.fullmatch(text) if isinstance(text, str) else None
     try:
         # datetime holds microseconds only; a nanosecond is 30 cm of travel.
@@ -62,5 +64,5 @@ def nanoseconds(name: str, capture: Mapping[str, Any]) -> int | None:
     except ValueError:
         whole = None
     if match is None or whole is None:
-        raise RecordingError(f"{name}: got core:datetime {text!r}; expected UTC as 2020-08-13T06:52:21.000035812Z")
+        raise RecordingError(f"{name}: got {key} {text!r}; expected UTC as 2020-08-13T06:52:21.000035812Z")
     return int(whole.timestamp()) * NANOSECONDS_PER_SECOND + int((match[2] or "0").ljust(9, "0"))

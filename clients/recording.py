@@ -1,39 +1,29 @@
-"""SigMF recordings and collections on disk; samples are read only where they are needed."""
+"""One receiver's recording, and the recordings of an event from files of any format."""
 
-import hashlib
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from sigmf.sigmffile import dtype_info, get_sigmf_filenames
-
-from rfserve.clients import metadata
 from rfserve.clients.errors import RecordingError
+from rfserve.clients.formats import registry
+from rfserve.clients.formats.reading import Reading
+from rfserve.clients.formats.sigmf_pair import COLLECTION, META
 from rfserve.clients.observation import Observation, check_position
-
-META, DATA, COLLECTION = ".sigmf-meta", ".sigmf-data", ".sigmf-collection"
-DATATYPE = re.compile(r"c(f64|f32|i32|i16|u32|u16)_(le|be)|c(i8|u8)")
+from rfserve.clients.receivers import Receiver, Receivers
+from rfserve.clients.stored_samples import StoredSamples
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recording:
-    """One receiver's SigMF recording: its first capture, and where its samples are.
+    """One receiver's recording: a stretch without a gap, and where its samples are.
 
-    `samples` counts those of the first capture: a later one has its own time and frequency. `clock_locked` is False
-    when the receiver says so (`kiwi:gnss_valid`). `start_ns` is the UTC time of sample 0 in ns since 1970, None when
-    the file does not say.
+    `clock_locked` is False when the receiver says so, or its time is only that of a file name or of a computer.
+    `start_ns` is the UTC time of sample 0 in ns since 1970, None when nothing says it. `receiver_id` and
+    `full_scale_dbm` are those of `Observation`.
     """
 
     name: str
-    data: Path
-    datatype: str
-    first_byte: int
-    samples: int
+    stored: StoredSamples
     sample_rate_hz: float
     center_frequency_hz: float
     latitude_deg: float
@@ -41,11 +31,18 @@ class Recording:
     altitude_m: float
     start_ns: int | None
     clock_locked: bool
+    receiver_id: int | None = None
+    full_scale_dbm: float | None = None
 
     def __post_init__(self) -> None:
         check_position(self.name, self.latitude_deg, self.longitude_deg)
         if not self.sample_rate_hz > 0:
             raise RecordingError(f"{self.name}: got sample rate {self.sample_rate_hz} Hz; expected above 0")
+
+    @property
+    def samples(self) -> int:
+        """How many samples it has."""
+        return self.stored.count
 
     def observe(self, first: int, count: int) -> Observation:
         """Samples `first` to `first + count` as an observation, 1.0 = full scale; only they are read from disk."""
@@ -55,164 +52,61 @@ class Recording:
             )
         start = None if self.start_ns is None else self.start_ns + round(first / self.sample_rate_hz * 1e9)
         return Observation(
-            iq=self._read(first, count),
+            iq=self.stored.read(first, count),
             sample_rate_hz=self.sample_rate_hz,
             center_frequency_hz=self.center_frequency_hz,
             latitude_deg=self.latitude_deg,
             longitude_deg=self.longitude_deg,
             altitude_m=self.altitude_m,
             start_ns=start,
+            receiver_id=self.receiver_id,
             name=self.name,
+            full_scale_dbm=self.full_scale_dbm,
             clock_locked=self.clock_locked,
         )
 
-    def _read(self, first: int, count: int) -> NDArray[np.complex64]:
-        layout = dtype_info(self.datatype)
-        offset = self.first_byte + first * layout["sample_size"]
-        try:
-            stored: NDArray[Any] = np.memmap(
-                self.data, layout["component_dtype"], mode="r", offset=offset, shape=(count, 2)
-            )
-        except (OSError, ValueError) as error:
-            raise RecordingError(f"{self.name}: cannot read {self.data.name}: {error}; is it whole?") from error
-        parts = stored.astype(np.float32)
-        if layout["is_fixedpoint"]:
-            full_scale = np.float32(2 ** (8 * layout["component_size"] - 1))
-            # As sigmf does: the middle of an unsigned type is half its range.
-            parts = (parts - full_scale if layout["is_unsigned"] else parts) / full_scale
-        return parts.view(np.complex64).reshape(count)
 
+def read_event(
+    paths: Sequence[Path], *, receivers: Receivers | None = None, verify_data: bool = True
+) -> list[Recording]:
+    """The recordings that the paths name: a collection or an archive stands for all of its own, in its order.
 
-def read_event(paths: Sequence[Path], *, verify_data: bool = True) -> list[Recording]:
-    """The recordings that the paths name: a collection stands for all of its streams, in its order.
-
-    A recording is named by either of its two files, or by what their names share. Checksums are verified; that reads
-    every sample once, which `verify_data=False` leaves out. `RecordingError` (or `PositionInvalid`) says which file is
-    wrong, and how.
+    A SigMF recording is named by either of its two files, or by what their names share. `receivers` says where they
+    stood and which id each has. Checksums are verified; that reads every sample once, which `verify_data=False` leaves
+    out. `RecordingError` (or `PositionInvalid`) says which file is wrong, and how.
     """
     if not paths:
         raise RecordingError(f"no recording was given; expected a {COLLECTION}, or {META} files")
-    found: list[Recording] = []
-    for path in paths:
-        streams = _streams(path) if path.suffix == COLLECTION else [path]
-        found += [_read_recording(stream, verify_data=verify_data) for stream in streams]
+    found = [r for path in paths for r in registry.read(path, verify_data=verify_data)]
     names = [r.name for r in found]
     if len(set(names)) != len(names):
         raise RecordingError(f"got the same receiver twice: {', '.join(names)}; give each receiver once")
-    return found
+    known = [None if receivers is None else receivers.find(name) for name in names]
+    taken = [r.name for r in known if r is not None]
+    if len(set(taken)) != len(taken):
+        raise RecordingError(f"{', '.join(names)} are recordings of {', '.join(taken)}; give each receiver once")
+    return [_placed(reading, receiver) for reading, receiver in zip(found, known, strict=True)]
 
 
-def _streams(path: Path) -> list[Path]:
-    """The metadata files that a collection lists, unchanged since it was written."""
-    listed = _json(path).get("collection")
-    streams = listed.get("core:streams") if isinstance(listed, dict) else None
-    if not isinstance(streams, list) or not streams:
-        raise RecordingError(f"{path.name} lists no streams; expected one in core:streams for each receiver")
-    found = []
-    for stream in streams:
-        name = stream.get("name") if isinstance(stream, dict) else None
-        # A stream lies beside its collection: a name that leads elsewhere is none.
-        if not isinstance(name, str) or not name or Path(name).name != name:
-            raise RecordingError(f"{path.name}: got stream {stream!r}; expected the name of a recording beside it")
-        meta = path.with_name(name + META)
-        if not meta.is_file():
-            raise RecordingError(f"{path.name} lists {name}, but there is no {meta.name} beside it; add it")
-        _require_hash(meta, stream.get("hash"))
-        found.append(meta)
-    return found
-
-
-def _read_recording(path: Path, *, verify_data: bool) -> Recording:
-    names = get_sigmf_filenames(path)
-    meta, data = names["meta_fn"], names["data_fn"]
-    if path.is_file() and path not in {meta, data}:
-        raise RecordingError(
-            f"{path.name}: got a file that is not SigMF; expected {META}, {DATA} or {COLLECTION}: convert it (WAV "
-            "and raw .cu8 files do not say where the receiver stood)"
-        )
-    for needed in (meta, data):
-        if not needed.is_file():
-            raise RecordingError(f"no {needed.name} in {needed.parent}; a SigMF recording is a pair of files")
-    content = _json(meta)
-    info, captures = content.get("global"), content.get("captures")
-    if not isinstance(info, dict) or not isinstance(captures, list) or not captures:
-        raise RecordingError(f"{meta.name} has no global or no capture; expected one with frequency and time")
-    name = str(info.get("kiwi:receiver_id") or names["base_fn"].name)
-    if not all(isinstance(capture, dict) for capture in captures):
-        raise RecordingError(f"{name}: got captures {captures!r}; expected JSON objects")
-    first_byte, samples = _extent(name, data, content)
-    if verify_data and info.get("core:sha512") is not None:
-        _require_hash(data, info["core:sha512"])
-    capture = captures[0]
-    longitude, latitude, altitude = metadata.coordinates(name, capture, info)
+def _placed(reading: Reading, receiver: Receiver | None) -> Recording:
+    position = reading.position
+    receiver_id, full_scale_dbm = reading.receiver_id, reading.full_scale_dbm
+    if receiver is not None:
+        position = receiver.place(position)
+        receiver_id = receiver.receiver_id
+        full_scale_dbm = full_scale_dbm if receiver.full_scale_dbm is None else receiver.full_scale_dbm
+    if position is None:
+        raise RecordingError(f"{reading.name}: {reading.without_position}")
     return Recording(
-        name=name,
-        data=data,
-        datatype=info["core:datatype"],
-        first_byte=first_byte,
-        samples=samples,
-        sample_rate_hz=metadata.number(name, info, "core:sample_rate"),
-        center_frequency_hz=metadata.number(name, capture, "core:frequency"),
-        latitude_deg=latitude,
-        longitude_deg=longitude,
-        altitude_m=altitude,
-        start_ns=metadata.nanoseconds(name, capture),
-        clock_locked=bool(capture.get("kiwi:gnss_valid", info.get("kiwi:gnss_valid", True))),
+        name=reading.name,
+        stored=reading.stored,
+        sample_rate_hz=reading.sample_rate_hz,
+        center_frequency_hz=reading.center_frequency_hz,
+        latitude_deg=position.latitude_deg,
+        longitude_deg=position.longitude_deg,
+        altitude_m=position.altitude_m,
+        start_ns=reading.start_ns,
+        clock_locked=reading.clock_locked,
+        receiver_id=receiver_id,
+        full_scale_dbm=full_scale_dbm,
     )
-
-
-def _extent(name: str, data: Path, content: Mapping[str, Any]) -> tuple[int, int]:
-    """The first byte and the number of samples of the first capture."""
-    info, captures = content["global"], content["captures"]
-    datatype = info.get("core:datatype")
-    if not isinstance(datatype, str) or not DATATYPE.fullmatch(datatype):
-        raise RecordingError(
-            f"{name}: got core:datatype {datatype!r}; expected complex samples (IQ), as ci16_le, cu8 or cf32_le"
-        )
-    if info.get("core:num_channels", 1) != 1:
-        raise RecordingError(
-            f"{name}: got {info['core:num_channels']} channels; expected one: write a recording for each"
-        )
-    if info.get("core:trailing_bytes") or any(capture.get("core:header_bytes") for capture in captures):
-        raise RecordingError(f"{name}: got samples between other bytes; expected a conforming SigMF data file")
-    bytes_per_sample = int(dtype_info(datatype)["sample_size"])
-    held, rest = divmod(data.stat().st_size, bytes_per_sample)
-    skipped = metadata.count(name, info, "core:offset")
-    starts = [metadata.count(name, capture, "core:sample_start") - skipped for capture in captures]
-    annotations = [a for a in content.get("annotations") or [] if isinstance(a, dict)]
-    needed = max(
-        [
-            metadata.count(name, a, "core:sample_start") - skipped + metadata.count(name, a, "core:sample_count")
-            for a in annotations
-        ]
-        + [start + 1 for start in starts]
-    )
-    if rest or held < needed:
-        raise RecordingError(
-            f"{name}: {data.name} has {held} samples and {rest} bytes; expected whole samples, at least {needed} by "
-            "its metadata: it was cut short, fetch it again"
-        )
-    ends = [*starts[1:], held]
-    if starts[0] < 0 or ends[0] <= starts[0]:
-        raise RecordingError(f"{name}: captures start at samples {starts}; expected them from 0, in order")
-    return starts[0] * bytes_per_sample, ends[0] - starts[0]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RecordingError(f"cannot read {path.name}: {error}; expected a SigMF file (JSON)") from error
-    if not isinstance(content, dict):
-        raise RecordingError(f"{path.name}: got a JSON {type(content).__name__}; expected an object")
-    return content
-
-
-def _require_hash(path: Path, expected: object) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha512").hexdigest()
-    if found != expected:
-        raise RecordingError(
-            f"{path.name}: its SHA-512 is {found[:12]}…, recorded was {str(expected)[:12]}…; the file was changed or "
-            "cut short: fetch it again, or write the collection anew"
-        )

@@ -13,7 +13,7 @@ from rfserve.export.local_model import LocalModel
 from rfserve.export.manifest import Manifest
 from rfserve.export.model_repository import ModelRepository
 from rfserve.export.publication import network_units
-from rfserve.export.scaling import Scaling
+from rfserve.export.scaling import METRES_PER_DEGREE, Scaling
 from rfserve.export.spec import EnsembleSpec, ModelSpec, example
 from rfserve.export.spec.model import Served
 from rfserve.export.spec.tensor import Array
@@ -23,7 +23,6 @@ BATCHES = (1, 1, 3)
 # A GPU rounds FP32 products to 10 bits (TF32): a multiple of the spec's tolerance. What then passes is still told by
 # the version's number.
 GPU_SLACK = 1_000
-METRES_PER_DEGREE = 111_195.0
 # Differences of the front end within its tolerance reach the network's outputs.
 ENSEMBLE_SLACK = 10
 BUSY_TEXT = "Exceeds maximum queue size"

@@ -89,7 +89,8 @@ class ModelRepository(ABC):
 
     def configuration(self, spec: Served) -> dict[str, str]:
         """The configuration files as they should be, by path below the model's folder."""
-        return configuration_files(spec, self._policies(spec.name, self.serving(spec.name)))
+        state = self.serving(spec.name)
+        return configuration_files(spec, self._policies(spec.name, state), state.cores)
 
     def precisions(self, model: str) -> dict[int, str]:
         """The precision of every published version; `unreadable` where the manifest is."""
@@ -158,22 +159,27 @@ class ModelRepository(ABC):
         return {target: state.policy(target, precisions) for target in TARGETS}
 
 
-def configuration_files(spec: Served, policies: Mapping[str, int | None] | None = None) -> dict[str, str]:
+def configuration_files(
+    spec: Served, policies: Mapping[str, int | None] | None = None, cores: Mapping[str, int] | None = None
+) -> dict[str, str]:
     """The text files of a model that git holds, by path below its folder. The plain `config.pbtxt` is the CPU's.
 
-    `policies` holds the version that each target serves; Triton takes the newest where it is None.
+    `policies` holds the version that each target serves; Triton takes the newest where it is None. `cores` holds the
+    CPU cores of the targets whose machines are not the specs'.
     """
-    chosen = policies or {}
+    chosen, machines = policies or {}, cores or {}
     texts = {
-        f"configs/{name}.pbtxt": pbtxt.config_text(spec, name, chosen.get(configuration.target))
+        f"configs/{name}.pbtxt": pbtxt.config_text(
+            spec, name, chosen.get(configuration.target), cores=machines.get(configuration.target)
+        )
         for name, configuration in pbtxt.CONFIGURATIONS.items()
     }
     return {"config.pbtxt": texts["configs/cpu.pbtxt"], **texts}
 
 
-def model_files(spec: Served, policies: Mapping[str, int | None]) -> dict[str, bytes]:
+def model_files(spec: Served, policies: Mapping[str, int | None], cores: Mapping[str, int]) -> dict[str, bytes]:
     """Everything in a model's folder that no version owns, by path: the configuration and the warm-up data."""
-    files = {name: text.encode() for name, text in configuration_files(spec, policies).items()}
+    files = {name: text.encode() for name, text in configuration_files(spec, policies, cores).items()}
     if isinstance(spec, ModelSpec):
         files |= {f"warmup/{name}": array[0].tobytes() for name, array in example(spec).items()}
     return files

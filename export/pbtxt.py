@@ -37,12 +37,13 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
 }
 
 
-def config_text(spec: Served, name: str, version: int | None = None) -> str:
+def config_text(spec: Served, name: str, version: int | None = None, *, cores: int | None = None) -> str:
     """The model configuration of `spec` of one of the `CONFIGURATIONS`, as protobuf text that parses back to itself.
 
-    `version` is the one to serve; without it Triton takes the newest that it finds.
+    `version` is the one to serve; without it Triton takes the newest that it finds. `cores` is how many CPU cores the
+    target's machines have; without it, what the spec says.
     """
-    config = _config(spec, CONFIGURATIONS[name])
+    config = _config(spec, CONFIGURATIONS[name], cores)
     if version is not None:
         config["version_policy"] = {"specific": {"versions": [version]}}
     message = json_format.ParseDict(config, model_config_pb2.ModelConfig())
@@ -74,7 +75,7 @@ def differs(text: str, expected: str) -> bool:
         return True
 
 
-def _config(spec: Served, configuration: Configuration) -> dict[str, object]:
+def _config(spec: Served, configuration: Configuration, cores: int | None) -> dict[str, object]:
     config: dict[str, object] = {
         "name": spec.name,
         "max_batch_size": spec.max_batch_size,
@@ -83,7 +84,7 @@ def _config(spec: Served, configuration: Configuration) -> dict[str, object]:
     }
     if isinstance(spec, EnsembleSpec):
         return config | {"platform": "ensemble", "ensemble_scheduling": {"step": _steps(spec)}}
-    config |= _graph_config(spec, configuration.target)
+    config |= _graph_config(spec, configuration.target, cores)
     if configuration.tensorrt and accelerator.accelerates(spec):
         config["optimization"] = {"execution_accelerators": {"gpu_execution_accelerator": [_tensorrt(spec)]}}
     return config
@@ -105,8 +106,10 @@ def _steps(spec: EnsembleSpec) -> list[dict[str, object]]:
     ]
 
 
-def _graph_config(spec: ModelSpec, target: str) -> dict[str, object]:
+def _graph_config(spec: ModelSpec, target: str, cores: int | None) -> dict[str, object]:
     placement = spec.placements[target]
+    if cores is not None:
+        placement = placement.on(cores)
     parameters = {
         "intra_op_thread_count": str(placement.intra_op_threads),
         "inter_op_thread_count": "1",

@@ -3,7 +3,6 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rfserve.export import half, onnx_file
 from rfserve.export.drift import Drift
 from rfserve.export.drift_gate import LIMITED, Gate, exceeded
 from rfserve.export.errors import DriftError, ExportError
+from rfserve.export.progress import Report
 from rfserve.export.quantization import STATIC, Quantizer
 from rfserve.export.quantization_search import Search
 from rfserve.export.scene import scenes
@@ -24,8 +24,6 @@ CALIBRATION_ROWS = 24
 # Not the gate's own rows: a graph would be judged on what it was fitted to.
 CALIBRATION_SEED = 1_000_001
 LATENCY_RUNS = 12
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from rfserve.export.networks.catalog import HEIMDALL_NETS, build
 from rfserve.export.networks.iq_encoder import HEIMDALL_1_0, MBCONV
 from rfserve.export.networks.scaled import in_physical_units
 from rfserve.export.precision import Variant, convert, require_offered
+from rfserve.export.progress import Report
 from rfserve.export.quantization import STATIC
 from rfserve.export.repository import version_files
 from rfserve.export.scaling import NEW_WEIGHTS, Scaling
@@ -28,8 +29,6 @@ from rfserve.export.spec.precision import FP32
 from rfserve.export.spec.tensor import Array
 
 GRAPH_FILE = "model.onnx"
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)

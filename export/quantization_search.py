@@ -1,20 +1,19 @@
 """Which parts of a graph to keep in FP32 when all in INT8 moves fixes too far: by measured damage."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rfserve.export import onnx_file
 from rfserve.export.drift import Drift
 from rfserve.export.drift_gate import LIMITED, Gate, exceeded
+from rfserve.export.progress import Report
 from rfserve.export.quantization import Quantizer, groups
 from rfserve.export.spec.precision import DriftLimit
 
 DAMAGE_BATCHES = 6
 # A stage that alone takes less of what is allowed is not worth a measurement for each of its blocks.
 SPLIT_SHARE = 0.2
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,7 +122,7 @@ class Repository(ModelRepository):
                     self._refuse_number(spec.name, version, state)
                     manifest = manifest_for(version or self._next_number(spec.name, state))
                     self._seal(manifest, folder)
-                    before = model_files(spec, self._policies_before(state, manifest))
+                    before = model_files(spec, self._policies_before(state, manifest), state.cores)
                     with durable_files.replaced(before, home):
                         folder.rename(home / str(manifest.version))
                     with _finishing(f"{spec.name}/{manifest.version} is published"):
@@ -186,7 +186,7 @@ class Repository(ModelRepository):
         """Write the history and the configuration that follows from it, both or none. Hold the lock."""
         home = self.folder / spec.name
         history = {serving.FILE_NAME: state.to_json().encode()} if state != Serving() else {}
-        with durable_files.replaced(history | model_files(spec, self._policies(spec.name, state)), home):
+        with durable_files.replaced(history | model_files(spec, self._policies(spec.name, state), state.cores), home):
             pass
         for hidden in staging.retired(home).values():
             shutil.rmtree(hidden, ignore_errors=True)

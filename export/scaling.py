@@ -13,6 +13,8 @@ from typing import Any
 
 from rfserve.export.errors import ScalingError
 
+# Of a great circle on the sphere of mean radius 6,371,008.8 m.
+METRES_PER_DEGREE = 111_195.0
 # Heimdall's metres per degree of latitude and of longitude.
 HEIMDALL_METRES_PER_DEGREE = (111_000.0, 78_000.0)
 RECEIVERS = "receivers"

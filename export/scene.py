@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rfserve.export import onnx_file
 from rfserve.export.networks.catalog import build
+from rfserve.export.scaling import METRES_PER_DEGREE
 from rfserve.export.spec import ENSEMBLES, EnsembleSpec, ModelSpec
 from rfserve.export.spec.tensor import Array, TensorSpec
 
@@ -21,7 +22,6 @@ EMISSIONS = ("carrier", "keyed", "narrow-band FM", "noise-like", "pulsed")
 PATH_LOSS_EXPONENT = 3.0
 SHADOWING_DB = 6.0
 REFERENCE_M = 1_000.0
-METRES_PER_DEGREE = 111_195.0
 TUNING_ERROR_HZ = 500.0
 OSCILLATOR_HZ = 50.0
 FRONT_END_BATCH = 8

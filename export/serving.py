@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rfserve.export.errors import RepositoryError, VersionNotFound
-from rfserve.export.spec.model import TARGETS
+from rfserve.export.spec.model import SPEC_CORES, TARGETS
 from rfserve.export.spec.precision import suits
 
 FILE_NAME = "serving.json"
@@ -37,10 +37,12 @@ class Event:
 class Serving:
     """The promoted version of each target, and every event, oldest first.
 
-    A target without a promoted version serves the newest one whose precision suits it.
+    A target without a promoted version serves the newest one whose precision suits it. `cores` is how many CPU cores a
+    target's machines have, where they are not those that the specs were made for.
     """
 
     promoted: Mapping[str, int] = field(default_factory=dict)
+    cores: Mapping[str, int] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
 
     def with_event(self, event: Event) -> "Serving":
@@ -49,6 +51,13 @@ class Serving:
         if event.action in {"promote", "rollback"}:
             promoted |= dict.fromkeys(event.targets, event.version)
         return replace(self, promoted=promoted, events=(*self.events, event))
+
+    def on_cores(self, target: str, cores: int) -> "Serving":
+        """With machines of so many CPU cores for a target."""
+        if cores < 1:
+            raise RepositoryError(f"got {cores} cores for {target}; expected 1 or more")
+        others = {t: n for t, n in self.cores.items() if t != target}
+        return replace(self, cores=others if cores == SPEC_CORES else others | {target: cores})
 
     def undone(self, event: Event, before: "Serving") -> "Serving":
         """Without an event that did not work out, and with what its targets had promoted `before` it.
@@ -162,14 +171,15 @@ class Serving:
             content: dict[str, Any] = json.loads(text)
             events = tuple(Event(**e | {"targets": tuple(e["targets"])}) for e in content["events"])
             promoted = {str(t): int(v) for t, v in content["promoted"].items()}
+            cores = {str(t): int(n) for t, n in content.get("cores", {}).items()}
         except (json.JSONDecodeError, TypeError, KeyError, ValueError, AttributeError) as error:
             raise RepositoryError(
                 f"{FILE_NAME} is damaged ({error}); delete it, and promote the version to serve"
             ) from error
-        unknown = set(promoted) - set(TARGETS)
+        unknown = set(promoted | cores) - set(TARGETS)
         if unknown:
             raise RepositoryError(f"{FILE_NAME}: got targets {sorted(unknown)}; expected some of {', '.join(TARGETS)}")
-        return cls(promoted=promoted, events=events)
+        return cls(promoted=promoted, cores=cores, events=events)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,8 +77,8 @@ def _backends(server: Path, folder: Path) -> Path:
             # Copies: Triton refuses a backend whose library is a link to outside of the backend directory.
             shutil.copy2(file, python / file.name)
     (folder / "onnxruntime").mkdir()
-    for name in ("model.py", "execution_providers.py", "input_bounds.py", "wrapped_shapes.py"):
-        shutil.copy2(BACKENDS / "onnxruntime" / name, folder / "onnxruntime" / name)
+    for file in (BACKENDS / "onnxruntime").glob("*.py"):
+        shutil.copy2(file, folder / "onnxruntime" / file.name)
     return folder
 
 

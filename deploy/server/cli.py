@@ -1,4 +1,4 @@
-"""`rfserve-server`: run a tritonserver on this machine."""
+"""`rfserve-server`: run a tritonserver on this machine, and see how it is."""
 
 import argparse
 import os
@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from rfserve.server import object_location
+from rfserve.server import model_table, object_location, status
 from rfserve.server.errors import ServerError
+from rfserve.server.model_watch import WatchOptions
 from rfserve.server.options import CONFIGS, ServerOptions
-from rfserve.server.process import TritonServer
 from rfserve.server.security import Security, admin_key_of
+from rfserve.server.service import Service, ServiceOptions
+from rfserve.server.trace_export import TraceExport
 
 URL_VARIABLE = "RFSERVE_URL"
 
@@ -29,23 +31,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _server(options: argparse.Namespace) -> TritonServer:
+def _service(options: argparse.Namespace) -> Service:
     security = _security(options)
     for note in security.notes(options.address):
         print(f"warning: {note}", file=sys.stderr)
-    return TritonServer(
-        ServerOptions(
-            repository=options.repository,
-            config=options.config,
-            address=options.address,
-            grpc_port=options.grpc_port,
-            http_port=options.http_port,
-            metrics_port=options.metrics_port,
-            models=tuple(options.model),
-            load_timeout_s=options.load_timeout_s,
-            log_file=options.log_file,
-            extra_arguments=tuple(options.argument),
-            security=security,
+    return Service(
+        ServiceOptions(
+            server=ServerOptions(
+                repository=options.repository,
+                config=options.config,
+                address=options.address,
+                grpc_port=options.grpc_port,
+                http_port=options.http_port,
+                metrics_port=options.metrics_port,
+                models=tuple(options.model),
+                load_timeout_s=options.load_timeout_s,
+                exit_timeout_s=options.exit_timeout_s,
+                log_file=options.log_file,
+                allow_partial=not options.strict,
+                extra_arguments=tuple(options.argument),
+                security=security,
+            ),
+            watch=WatchOptions(interval_s=options.watchdog_interval_s) if options.watchdog else None,
+            trace=TraceExport(url=options.trace_url, rate=options.trace_rate) if options.trace_url else None,
         )
     )
 
@@ -63,40 +71,55 @@ def _security(options: argparse.Namespace) -> Security:
 
 
 def _exec(options: argparse.Namespace) -> int:
-    """Serve while one command runs; its exit code."""
-    with _server(options) as server:
-        environment = dict(os.environ) | {URL_VARIABLE: server.grpc_url}
+    """Serve while one command runs; its exit code, or 1 when the server had to be given up meanwhile."""
+    with _service(options) as service:
+        _say_notes(service)
+        environment = dict(os.environ) | {URL_VARIABLE: service.server.grpc_url}
         try:
-            return subprocess.run(options.program, env=environment, check=False).returncode
+            code = subprocess.run(options.program, env=environment, check=False).returncode
         except OSError as error:
             raise ServerError(f"cannot run {options.program[0]}: {error}") from error
+        return code or (1 if service.given_up else 0)
 
 
 def _run(options: argparse.Namespace) -> int:
-    server = _server(options)
+    service = _service(options)
+    signals: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:
         # While models load there is nothing to finish: leave through the clean-up of start().
         if not started:
             raise ServerError(f"stopped by {signal.Signals(number).name} while the models were loading")
-        server.send_signal(signal.SIGTERM)
+        signals.append(number)
+        service.terminate()
 
     started = False
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward)
     try:
-        server.start()
+        service.start()
         started = True
-        for entry in server.http.repository_index():
-            if entry.get("state") == "READY":
-                print(f"{entry['name']} version {entry.get('version', '-')}")
-        print(f"ready: gRPC {server.grpc_url}, HTTP {server.http_url}, metrics {server.metrics_url}", flush=True)
-        code = server.wait()
-        if code:
+        _say_notes(service)
+        for row in model_table.read(service.server.http):
+            if row.ready:
+                print(f"{row.name} version {', '.join(row.versions)}")
+        server = service.server
+        print(f"ready: gRPC {server.grpc_url}, HTTP {server.http_url}, metrics {service.metrics_url}", flush=True)
+        code = service.wait()
+        if len(signals) > 1:
+            return 128 + signals[-1]
+        if code and not service.given_up:
             print(f"error: tritonserver ended with exit code {code}:\n{server.log()[-4000:]}", file=sys.stderr)
         return code if code >= 0 else 128 - code
     finally:
-        server.stop()
+        service.stop()
+
+
+def _say_notes(service: Service) -> None:
+    for name, reason in service.server.unavailable.items():
+        print(f"not served: {name}: {model_table.plain_reason(reason)}", file=sys.stderr, flush=True)
+    for note in service.notes:
+        print(f"note: {note}", file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,6 +131,16 @@ def _parser() -> argparse.ArgumentParser:
     during.set_defaults(command=_exec)
     for command in (run, during):
         _add_options(command)
+    # What is left of a broken repository is worth serving, and a supervisor would start it over and over; the command
+    # of `exec` counts on its models.
+    for command, strict in ((run, False), (during, True)):
+        command.add_argument(
+            "--strict",
+            action=argparse.BooleanOptionalAction,
+            default=strict,
+            help="fail when a model does not load, instead of serving the others",
+        )
+    status.add_command(commands)
     during.add_argument("program", nargs="+", metavar="COMMAND", help="after --, with its arguments")
     return parser
 
@@ -128,6 +161,22 @@ def _add_options(run: argparse.ArgumentParser) -> None:
     _add_security(run)
     run.add_argument("--model", action="append", default=[], help="serve only this one (again for more)")
     run.add_argument("--load-timeout-s", type=float, default=300.0, help="default: %(default)s")
+    run.add_argument(
+        "--exit-timeout-s", type=int, default=30, help="to answer what is in flight at SIGTERM (default: %(default)s)"
+    )
+    run.add_argument(
+        "--watchdog-interval-s",
+        type=float,
+        default=WatchOptions.interval_s,
+        help="time between two canaries of a model (default: %(default)s)",
+    )
+    run.add_argument(
+        "--no-watchdog", dest="watchdog", action="store_false", help="neither send canaries nor mend dead models"
+    )
+    run.add_argument("--trace-url", metavar="URL", help="OTLP collector for spans, as http://HOST:4318/v1/traces")
+    run.add_argument(
+        "--trace-rate", type=float, default=TraceExport.rate, help="share of requests traced (default: %(default)s)"
+    )
     run.add_argument("--log-file", type=Path, help="keep tritonserver's log there")
     run.add_argument(
         "--argument", action="append", default=[], help="further argument for tritonserver (as --argument=--x=y)"

@@ -1,5 +1,6 @@
 """Triton's HTTP endpoint: health, the repository's models, and what is in them."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -57,11 +58,17 @@ class HttpApi:
         if not self.url.startswith("http://"):
             raise ValueError(f"got {self.url!r}; expected an http:// address")
 
-    def call(self, path: str, body: Mapping[str, Any] | None = None, timeout_s: float | None = None) -> Answer:
-        """GET `path`, or POST `body` as JSON to it."""
-        headers = {} if self.admin_key is None else {ADMIN_HEADER: self.admin_key}
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}{path}", data=data, headers=headers)  # noqa: S310
+    def call(
+        self,
+        path: str,
+        body: Mapping[str, Any] | bytes | None = None,
+        timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """GET `path`, or POST `body` to it: as JSON, or as it is when it is bytes."""
+        sent = dict(headers or {}) | ({} if self.admin_key is None else {ADMIN_HEADER: self.admin_key})
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}{path}", data=data, headers=sent)  # noqa: S310
         try:
             # The scheme is checked above.
             with urllib.request.urlopen(request, timeout=timeout_s or self.timeout_s) as answer:  # noqa: S310
@@ -69,7 +76,7 @@ class HttpApi:
         except urllib.error.HTTPError as error:
             with error:
                 return Answer(status=error.code, body=error.read())
-        except (urllib.error.URLError, OSError):
+        except (urllib.error.URLError, http.client.HTTPException, OSError):
             return Answer(status=0)
 
     def server_live(self) -> bool:
@@ -87,3 +94,23 @@ class HttpApi:
         answer = self.call("/v2/repository/index", {})
         found = answer.document if answer.ok else None
         return found if isinstance(found, list) else []
+
+    def config(self, model: str) -> dict[str, Any] | None:
+        """The configuration that the model is served with; None when it has no version that is."""
+        answer = self.call(f"/v2/models/{model}/config")
+        found = answer.document if answer.ok else None
+        return found if isinstance(found, dict) else None
+
+    def statistics(self) -> list[dict[str, Any]]:
+        """What Triton has counted for each version of each model."""
+        answer = self.call("/v2/models/stats")
+        found = answer.document if answer.ok else None
+        return list(found.get("model_stats", [])) if isinstance(found, dict) else []
+
+    def unload(self, model: str, timeout_s: float) -> Answer:
+        """Take the model out of service; the models that run it follow by themselves."""
+        return self.call(f"/v2/repository/models/{model}/unload", {}, timeout_s=timeout_s)
+
+    def load(self, model: str, timeout_s: float) -> Answer:
+        """Put the model into service as the repository has it now; answers when it is, or why not."""
+        return self.call(f"/v2/repository/models/{model}/load", {}, timeout_s=timeout_s)

@@ -16,7 +16,8 @@ CONFIGS = ("cpu", "gpu", "gpu-tensorrt")
 class ServerOptions:
     """Port 0 picks a free port. Empty `models` serves every model of the repository.
 
-    `repository` is a folder, or the `s3://…` location of one in an object store, as text.
+    `repository` is a folder, or the `s3://…` location of one in an object store, as text. With `allow_partial`, models
+    that do not load leave the others serving. `metrics_address` is that of Triton's metrics when it is not `address`.
     """
 
     repository: Path | str
@@ -31,6 +32,8 @@ class ServerOptions:
     extra_arguments: tuple[str, ...] = ()
     log_file: Path | None = None
     security: Security = field(default_factory=Security)
+    allow_partial: bool = False
+    metrics_address: str | None = None
 
     def __post_init__(self) -> None:
         if self.config not in CONFIGS:
@@ -91,7 +94,7 @@ class ServerOptions:
         wanted = {
             "gRPC": (self.address, self.grpc_port),
             "HTTP": (self.plain_address, self.http_port),
-            "metrics": (self.plain_address, self.metrics_port),
+            "metrics": (self.metrics_address or self.plain_address, self.metrics_port),
         }
         held: list[socket.socket] = []
         try:

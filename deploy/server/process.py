@@ -1,6 +1,5 @@
 """A tritonserver process: started, watched until every model is ready, and always stopped."""
 
-import os
 import shutil
 import signal
 import socket
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from rfserve.server import binary, object_location, startup_log
+from rfserve.server import binary, draining, object_location, process_group, startup_log
 from rfserve.server.errors import ModelLoadError, RepositoryError, ServerError, ServerStopped
 from rfserve.server.http_api import HttpApi
 from rfserve.server.options import ServerOptions
@@ -35,6 +34,7 @@ class TritonServer:
         self._cleanup = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._log_path = Path()
+        self.unavailable: dict[str, str] = {}
 
     @property
     def grpc_url(self) -> str:
@@ -54,14 +54,17 @@ class TritonServer:
     @property
     def metrics_url(self) -> str:
         """URL that Prometheus scrapes; on loopback when gRPC has TLS."""
-        return f"http://{self.options.plain_address}:{self._metrics}/metrics"
+        return f"http://{self.options.metrics_address or self.options.plain_address}:{self._metrics}/metrics"
 
     @property
     def pid(self) -> int:
         """The process id of tritonserver; `ServerError` when it is not running."""
+        return self._running().pid
+
+    def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is None:
             raise ServerError("the server is not running; start it first")
-        return self._process.pid
+        return self._process
 
     def __enter__(self) -> "TritonServer":
         self.start()
@@ -86,11 +89,15 @@ class TritonServer:
             self._end(UNSTARTED_EXIT_S)
             raise
 
-    def wait(self) -> int:
-        """Wait for the process to end; its exit code."""
-        if self._process is None:
-            raise ServerError("the server is not running; start it first")
-        return self._process.wait()
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Wait for the process to end by itself; its exit code, or None when it has not within `timeout_s`."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._running().wait(timeout_s)
+        return None
+
+    def drained(self, patience_s: float) -> int:
+        """Wait for the process to end after a SIGTERM; its exit code, 0 when all was answered. See `draining`."""
+        return draining.wait_until_gone(self._running(), self.log, patience_s)
 
     def send_signal(self, number: int) -> None:
         """Forward a signal to tritonserver; nothing happens when it has ended."""
@@ -106,15 +113,17 @@ class TritonServer:
         code = None
         if process is not None:
             self.send_signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(patience_s)
+            code = self.drained(patience_s)
             # The stubs are in its process group, and one that lost its server would linger.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            code = process.wait()
+            draining.end_group(process.pid)
         self._process = None
         self._cleanup.close()
         return code
+
+    def kill(self) -> None:
+        """End tritonserver and everything it started at once, whatever is in flight; `stop` then clears up."""
+        if self._process is not None:
+            draining.end_group(self._process.pid)
 
     def log(self) -> str:
         """What tritonserver has written so far; empty once a log of its own has been cleared away."""
@@ -122,7 +131,7 @@ class TritonServer:
 
     def memory_bytes(self) -> int:
         """Resident memory of tritonserver and its stubs, shared pages counted once (proportional set size)."""
-        return sum(_proportional_bytes(pid) for pid in _group(self.pid))
+        return sum(process_group.resident_bytes(self.pid).values())
 
     def _spawn(self) -> None:
         folder = Path(tempfile.mkdtemp(prefix="rfserve-"))
@@ -152,7 +161,7 @@ class TritonServer:
             f"--exit-timeout-secs={options.exit_timeout_s}",
             f"--grpc-address={options.address}",
             f"--http-address={options.plain_address}",
-            f"--metrics-address={options.plain_address}",
+            f"--metrics-address={options.metrics_address or options.plain_address}",
             f"--grpc-port={self._grpc}",
             f"--http-port={self._http}",
             f"--metrics-port={self._metrics}",
@@ -175,11 +184,13 @@ class TritonServer:
                 if not self.models:
                     waiting = list(self._found())
                 waiting = [m for m in waiting if not self.http.model_ready(m)]
-                failed = self._reasons(waiting)
+                failed = self._failures(waiting)
+                if failed and not (self.options.allow_partial and len(failed) < len(self.models)):
+                    reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+                    raise ModelLoadError(f"{len(failed)} of {len(self.models)} models did not load: {reasons}")
                 if failed:
-                    raise ModelLoadError(
-                        f"{len(failed)} of {len(self.models)} models did not load: {'; '.join(failed)}"
-                    )
+                    self.unavailable = failed
+                    return
             elif self.options.is_object_store:
                 self._refuse_unopened()
             if (waiting or not self.models) and time.monotonic() > deadline:
@@ -222,35 +233,16 @@ class TritonServer:
             return f": nothing answers at {address[0]}:{address[1]} ({error})"
         return f": {address[0]}:{address[1]} takes connections"
 
-    def _reasons(self, models: list[str]) -> list[str]:
+    def _failures(self, models: list[str]) -> dict[str, str]:
+        """Why models did not load, by name: the endpoints open when every model has loaded or failed."""
         if not models:
-            return []
-        # The index has no reason for a model that Triton did not get as far as loading.
-        found = startup_log.model_failures(self.log()) if self.options.is_object_store else {}
+            return {}
+        # The index has no reason, nor even a state, for a model that Triton did not get as far as loading.
+        found = startup_log.model_failures(self.log())
         for entry in self.http.repository_index():
             if entry.get("state") == "UNAVAILABLE" and entry.get("reason"):
                 found[entry["name"]] = entry["reason"]
-        return [f"{name}: {reason}" for name, reason in found.items() if name in models]
+        return {name: found[name] for name in models if name in found}
 
     def _last_lines(self) -> str:
         return "\n".join(self.log().splitlines()[-LOG_LINES_SHOWN:])
-
-
-def _group(leader: int) -> list[int]:
-    members = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if os.getpgid(int(entry.name)) == leader:
-                    members.append(int(entry.name))
-            except ProcessLookupError:
-                continue
-    return members
-
-
-def _proportional_bytes(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))

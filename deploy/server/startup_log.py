@@ -6,6 +6,8 @@ _STARTUP = re.compile(r"^E.* tritonserver\.cc:\d+\] \"(?P<reason>.*)\"$", re.MUL
 _MODEL = re.compile(
     r"^E.*\] \"?failed to (?:load|poll)(?: model)? '(?P<model>[^']+)'[^:]*: (?P<reason>.*?)\"?$", re.MULTILINE
 )
+# The summary of all loads, in one line; an ensemble of a model that failed is named only here.
+_LOAD = re.compile(r"load failed for model '(?P<model>[^']+)': (?P<reason>.*?);\\n")
 # Follows the reasons of the models, and the server runs on.
 _MODELS_FAILED = "failed to load all models"
 # What it says of a model whose configuration names a version that is not there, as while its first one is uploaded.
@@ -19,7 +21,7 @@ def startup_failure(log: str) -> str | None:
 
 def model_failures(log: str) -> dict[str, str]:
     """Why models did not load, by name."""
-    return {m["model"]: m["reason"] for m in _MODEL.finditer(log)}
+    return {m["model"]: m["reason"] for form in (_LOAD, _MODEL) for m in form.finditer(log)}
 
 
 def is_unpublished(reason: str) -> bool:

@@ -1,6 +1,7 @@
 """`rfserve-export list`, `check`, `configure` and `table`: what there is, and whether it is as it should be."""
 
 import argparse
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from rfserve.export.commands import repository_option
 from rfserve.export.errors import ExportError, VersionNotFound
 from rfserve.export.manifest import Manifest
 from rfserve.export.model_repository import ModelRepository
-from rfserve.export.spec import MODELS
-from rfserve.export.spec.model import TARGETS
+from rfserve.export.spec import MODELS, ModelSpec
+from rfserve.export.spec.model import SPEC_CORES, TARGETS
 
 
 def add_to(commands: Any) -> None:
@@ -27,6 +28,12 @@ def add_to(commands: Any) -> None:
 
     configure = commands.add_parser(
         "configure", help="write config.pbtxt and its variants of every model from the specs"
+    )
+    configure.add_argument(
+        "--cpu-cores",
+        type=int,
+        metavar="N",
+        help=f"of the machines that serve on the CPU, kept for later writes (the specs' own: {SPEC_CORES})",
     )
     configure.set_defaults(run=_configure)
 
@@ -86,8 +93,16 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _configure(options: argparse.Namespace) -> int:
+    repository: ModelRepository = options.repository
     for spec in MODELS.values():
-        options.repository.write_configuration(spec)
+        if options.cpu_cores is None or not isinstance(spec, ModelSpec):
+            repository.write_configuration(spec)
+        else:
+            try:
+                repository.change_serving(spec, lambda state: state.on_cores("cpu", options.cpu_cores))
+            except VersionNotFound as error:
+                # An object store keeps nothing of a model before its first version.
+                print(f"left out: {error}", file=sys.stderr)
     return 0
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from rfserve.export.networks.receiver_encoder import WIDTH, norm_block
+from rfserve.export.networks.selection import where
 
 
 def _encoder(width_in: int, width_out: int) -> nn.Sequential:
@@ -22,14 +23,14 @@ class GeometryEncoder(nn.Module):
 
     def forward(self, positions: Tensor, active: Tensor) -> Tensor:
         """Encode the active pairs, the diagonal included (distance 0, bearing 0)."""
-        kept = torch.where(active.unsqueeze(-1), positions, torch.zeros_like(positions))
+        kept = where(active.unsqueeze(-1), positions, 0.0)
         delta = kept.unsqueeze(1) - kept.unsqueeze(2)
         d0, d1, height = delta.unbind(-1)
         # The legacy exporter writes atan2 as atan(y/x), which is 0/0 on the diagonal: use the ratios themselves.
         ground = (d0 * d0 + d1 * d1).sqrt()
         apart = ground > 0
-        divisor = torch.where(apart, ground, torch.ones_like(ground))
-        cosine = torch.where(apart, d0 / divisor, torch.ones_like(ground))
+        divisor = where(apart, ground, 1.0)
+        cosine = where(apart, d0 / divisor, 1.0)
         distance = (ground * ground + height * height).sqrt()
         pairs = active.unsqueeze(1) & active.unsqueeze(2)
         count = pairs.flatten(1).sum(1, keepdim=True).to(positions.dtype).clamp(min=1)
@@ -37,7 +38,7 @@ class GeometryEncoder(nn.Module):
         def encode(encoder: nn.Sequential, x: Tensor) -> Tensor:
             # The last layer is linear, so it may follow the mean: one row instead of receivers squared.
             hidden = encoder[1](encoder[0](x))
-            mean = torch.where(pairs.unsqueeze(-1), hidden, torch.zeros_like(hidden)).sum((1, 2)) / count
+            mean = where(pairs.unsqueeze(-1), hidden, 0.0).sum((1, 2)) / count
             out: Tensor = encoder[2](mean)
             return out
 

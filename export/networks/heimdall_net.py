@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from rfserve.export.networks.geometry_encoder import GeometryEncoder
 from rfserve.export.networks.iq_encoder import MBCONV
 from rfserve.export.networks.receiver_encoder import WIDTH, ActiveRows, ReceiverEncoder, finite, norm_block
+from rfserve.export.networks.selection import where
 from rfserve.export.networks.set_pooling import SetPooling
 
 
@@ -48,8 +49,7 @@ class HeimdallBase(nn.Module):
         position = self.position_head(fused)
         uncertainty = F.softplus(self.uncertainty_head(fused))
         kept = usable.unsqueeze(-1)
-        nothing = torch.full_like(position, torch.nan)
-        return torch.where(kept, position, nothing), torch.where(kept, uncertainty, nothing)
+        return where(kept, position, torch.nan), where(kept, uncertainty, torch.nan)
 
     def _encode_and_aggregate(
         self, rows: ActiveRows, iq: Tensor, features: Tensor, ids: Tensor, mask: Tensor

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from rfserve.export.networks.receiver_encoder import FEATURES, ActiveRows
+from rfserve.export.networks.selection import where
 from rfserve.export.networks.welch import HOP, SEGMENT, FrequencyOffset, NoiseFloor, ShortTimeSpectrum
 from rfserve.export.spec.models.heimdall_net import WINDOW_SAMPLES
 
@@ -61,13 +62,13 @@ class IqFeatures(nn.Module):
         energy = (iq * iq).sum((1, 2))
         others = scale.abs() + positions.to(torch.float64).abs().sum(-1)
         sound = (energy <= LARGEST) & (others <= LARGEST) & (rate > 0) & (rate <= LARGEST)
-        iq = torch.where(sound.reshape(-1, 1, 1), iq, torch.zeros_like(iq))
+        iq = where(sound.reshape(-1, 1, 1), iq, 0.0)
         usable = rows.scatter(sound) & mask
         blocks = iq[:, :, : HOP * (iq.shape[-1] // HOP)].reshape(iq.shape[0], 2, -1, HOP)
         samples = torch.ones_like(iq[:1, :1]).sum(-1).squeeze(-1)
         power = (iq * iq).sum((1, 2)) / samples
         start = self._window((blocks**2).sum((1, 3)), rows, usable)
-        measured = self._measure(blocks, power, torch.where(sound, rate, torch.ones_like(rate)), scale)
+        measured = self._measure(blocks, power, where(sound, rate, 1.0), scale)
         features = rows.scatter(torch.cat([measured, positions], -1))
         index = (start.reshape(-1, 1, 1, 1) + self.sample).expand(-1, raw_iq.shape[1], 2, -1)
         window = _select(raw_iq.gather(-1, index), usable, mask)
@@ -78,7 +79,7 @@ class IqFeatures(nn.Module):
     def _window(self, energy: Tensor, rows: ActiveRows, usable: Tensor) -> Tensor:
         """Energy of each block of 256 samples, (n, blocks), to each row's first sample, (batch, 1)."""
         relative = rows.scatter(energy / energy.mean(-1, keepdim=True).clamp(min=TINY))
-        summed = torch.where(usable.unsqueeze(-1), relative, torch.zeros_like(relative)).sum(1)
+        summed = where(usable.unsqueeze(-1), relative, 0.0).sum(1)
         score = summed[:, :-3] + summed[:, 1:-2] + summed[:, 2:-1] + summed[:, 3:]
         return (score * SCORE_STEPS).round().argmax(-1, keepdim=True) * HOP
 
@@ -101,5 +102,5 @@ class IqFeatures(nn.Module):
 def _select(values: Tensor, usable: Tensor, mask: Tensor) -> Tensor:
     """`values` (batch, R, …) where usable, NaN where active but not usable, 0 where inactive."""
     shape = (*mask.shape, *([1] * (values.ndim - 2)))
-    active = torch.where(usable.reshape(shape), values, torch.full_like(values, torch.nan))
-    return torch.where(mask.reshape(shape), active, torch.zeros_like(active))
+    active = where(usable.reshape(shape), values, torch.nan)
+    return where(mask.reshape(shape), active, 0.0)

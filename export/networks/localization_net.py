@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rfserve.export.networks.receiver_encoder import finite
+from rfserve.export.networks.selection import where
 
 VARIANTS = ("tiny", "small", "base", "large")
 SMALLEST_UNCERTAINTY = 0.01
@@ -48,5 +49,4 @@ class LocalizationNet(nn.Module):
         position = self.position_head(pooled)
         uncertainty = F.softplus(self.uncertainty_head(pooled)).clamp(SMALLEST_UNCERTAINTY, LARGEST_UNCERTAINTY)
         kept = finite(mel_spectrogram).unsqueeze(-1)
-        nothing = torch.full_like(position, torch.nan)
-        return torch.where(kept, position, nothing), torch.where(kept, uncertainty, nothing)
+        return where(kept, position, torch.nan), where(kept, uncertainty, torch.nan)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from rfserve.export.networks.selection import where
 from rfserve.export.networks.spectrum import HANN, Dft, cosine_window, slaney_mel_filters
 from rfserve.export.spec.models.localization_net import MEL_BINS, MEL_FRAMES
 from rfserve.export.spec.models.mel_features import MEL_FFT_SAMPLES
@@ -47,14 +48,14 @@ class MelFeatures(nn.Module):
         """
         iq = raw_iq.to(torch.float64)
         sound = (iq * iq).sum((1, 2)) <= LARGEST_POWER
-        iq = torch.where(sound.reshape(-1, 1, 1), iq, torch.zeros_like(iq))
+        iq = where(sound.reshape(-1, 1, 1), iq, 0.0)
         magnitude = (iq * iq).sum(1, keepdim=True).sqrt()
         power = self._power(torch.cat([iq, magnitude], 1))
         mel = torch.matmul(power, self.filters).reshape(-1, 3, MEL_FRAMES, MEL_BINS).transpose(2, 3)
         loudest = mel.flatten(2).amax(-1).clamp(min=TINY).reshape(-1, 3, 1, 1)
         decibels = 10 * torch.log10((mel / loudest).clamp(min=10 ** (-DYNAMIC_RANGE_DB / 10)))
         decibels = decibels.clamp(max=0.0).to(torch.float32)
-        answer = torch.where(sound.reshape(-1, 1, 1, 1), decibels, torch.full_like(decibels, torch.nan))
+        answer = where(sound.reshape(-1, 1, 1, 1), decibels, torch.nan)
         # The exporter cannot see the sizes through the matrix products.
         return answer.reshape(raw_iq.shape[0], 3, MEL_BINS, MEL_FRAMES)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rfserve.export.networks.receiver_encoder import WIDTH
+from rfserve.export.networks.selection import where
 
 HEADS = 8
 HEAD_WIDTH = 64
@@ -59,9 +60,9 @@ class SelfAttention(nn.Module):
         kept = active.unsqueeze(1).unsqueeze(-1)
         q = self.fast_attention(heads(self.to_q(x)))
         k = self.fast_attention(heads(self.to_k(x)))
-        k = torch.where(kept, k, torch.zeros_like(k))
+        k = where(kept, k, 0.0)
         v = heads(self.to_v(x))
-        v = torch.where(kept, v, torch.zeros_like(v))
+        v = where(kept, v, 0.0)
         pad_key = self.fast_attention(self.to_k(pad).reshape(1, HEADS, HEAD_WIDTH))
         keys = k.sum(2) + pads.reshape(-1, 1, 1) * pad_key
         normaliser = (q * keys.unsqueeze(2)).sum(-1, keepdim=True)
@@ -83,11 +84,11 @@ class SetAttention(nn.Module):
     def forward(self, x: Tensor, active: Tensor, pad: Tensor) -> Tensor:
         """Attend and pool; `pad` (1, 256) is the encoding of a padded slot."""
         kept = active.unsqueeze(-1)
-        x = torch.where(kept, x, torch.zeros_like(x))
+        x = where(kept, x, 0.0)
         count = kept.sum(1).to(x.dtype)
         pads = self.max_receivers - count.squeeze(-1)
         attended = self.attention(self.pre_norm(x), active, self.pre_norm(pad), pads)
         out = self.post_norm(attended + x)
-        highest = torch.where(kept, out, torch.full_like(out, -torch.inf)).amax(1)
-        mean = torch.where(kept, out, torch.zeros_like(out)).sum(1) / count.clamp(min=1)
+        highest = where(kept, out, -torch.inf).amax(1)
+        mean = where(kept, out, 0.0).sum(1) / count.clamp(min=1)
         return (highest + mean) / 2

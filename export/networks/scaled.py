@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from rfserve.export.errors import ScalingError
 from rfserve.export.networks.heimdall_net import HeimdallBase
 from rfserve.export.networks.localization_net import LocalizationNet
+from rfserve.export.networks.selection import where
 from rfserve.export.scaling import RECEIVERS, Scaling
 
 
@@ -77,10 +78,10 @@ class ScaledHeimdall(_Scaled):
         kept = mask.unsqueeze(-1)
         count = kept.sum(1).to(positions.dtype).clamp(min=1)
         # FP32 holds degrees to about half a metre but differences of neighbours exactly: average those.
-        reference = torch.where(kept, positions, torch.full_like(positions, -1e9)).amax(1)
+        reference = where(kept, positions, -1e9).amax(1)
         apart = positions - reference.unsqueeze(1)
         apart = torch.cat([apart[..., :1], _wrapped(apart[..., 1:2]), apart[..., 2:]], -1)
-        mean = reference + torch.where(kept, apart, torch.zeros_like(apart)).sum(1) / count
+        mean = reference + where(kept, apart, 0.0).sum(1) / count
         if not isinstance(self.scaling.origin, tuple):
             return mean
         return torch.cat([self.fixed_origin.expand_as(mean[:, :2]), mean[:, 2:]], -1)

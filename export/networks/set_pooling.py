@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from rfserve.export.networks.receiver_encoder import WIDTH, norm_block
+from rfserve.export.networks.selection import where
 
 
 class SetPooling(nn.Module):
@@ -20,14 +21,12 @@ class SetPooling(nn.Module):
         """Pool the active receivers, as if padded with masked ones to `max_receivers`."""
         kept = active.unsqueeze(-1)
         count = kept.sum(1).to(x.dtype)
-        hidden = torch.where(kept, self.receiver_transform(x), torch.zeros_like(x))
+        hidden = where(kept, self.receiver_transform(x), 0.0)
         # A padded slot counts as 0 in the maximum, and there is one unless every slot is active.
-        lowest = torch.full_like(hidden, -torch.inf)
-        highest = torch.where(kept, hidden, lowest).amax(1)
-        padded = torch.maximum(highest, torch.zeros_like(highest))
-        highest = torch.where(count < self.max_receivers, padded, highest)
+        highest = where(kept, hidden, -torch.inf).amax(1)
+        highest = torch.where(count < self.max_receivers, highest.clamp(min=0), highest)
         quality = self.quality_net(hidden)
-        weight = torch.where(kept, quality, torch.full_like(quality, -1e30)).softmax(1)
+        weight = where(kept, quality, -1e30).softmax(1)
         mean = hidden.sum(1) / count.clamp(min=1)
         out: Tensor = self.pool_combiner(torch.cat([highest, mean, (weight * hidden).sum(1)], -1))
         return out

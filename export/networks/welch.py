@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from rfserve.export.networks.selection import where
 from rfserve.export.networks.spectrum import BLACKMAN_HARRIS, Dft, cosine_window
 
 SEGMENT = 512
@@ -138,7 +139,7 @@ class FrequencyOffset(nn.Module):
         above = mean - noise.unsqueeze(-1)
         away = (self.cycles - coarse.unsqueeze(-1)).abs()
         lobe = torch.minimum(away, 1 - away) <= LOBE / SEGMENT
-        held = torch.where(lobe, above, torch.zeros_like(above)).sum(-1) / SEGMENT
+        held = where(lobe, above, 0.0).sum(-1) / SEGMENT
         height = mean.gather(-1, peak).squeeze(-1)
         clear = (
             (height >= CARRIER_OVER_NOISE * noise) & (held >= CARRIER_SHARE * power) & (coherence >= CARRIER_COHERENCE)
@@ -163,8 +164,8 @@ class FrequencyOffset(nn.Module):
         left, middle, right = power.gather(-1, (top + self.around) % ZOOM).clamp(min=TINY).log().unbind(-1)
         curvature = left - 2 * middle + right
         curved = curvature < 0
-        shift = 0.5 * (left - right) / torch.where(curved, curvature, -torch.ones_like(curvature))
-        place = (top.squeeze(-1) + torch.where(curved, shift, torch.zeros_like(shift)).clamp(-0.5, 0.5)) / ZOOM
+        shift = 0.5 * (left - right) / where(curved, curvature, -1.0)
+        place = (top.squeeze(-1) + where(curved, shift, 0.0).clamp(-0.5, 0.5)) / ZOOM
         energy = ((pair**2).sum(1) * window).sum(-1) * window.sum(-1)
         return place - (place >= 0.5).to(place.dtype), height / energy.clamp(min=TINY)
 

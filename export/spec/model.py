@@ -1,13 +1,16 @@
 """A served model: a network of its own (`ModelSpec`) or a chain of served models (`EnsembleSpec`)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rfserve.export.spec.errors import SpecError, TensorError
 from rfserve.export.spec.precision import FP32, PRECISIONS, DriftLimit
 from rfserve.export.spec.tensor import Array, Axis, TensorSpec
 
 TARGETS = ("cpu", "gpu")
+# The machine that the specs place their models on, for the CPU.
+SPEC_CORES = 2
+THREADS_AN_INSTANCE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,17 @@ class Placement:
     def __post_init__(self) -> None:
         if self.instances < 1 or self.intra_op_threads < 1 or self.queue_delay_us < 0:
             raise SpecError(f"placement: got {self}; expected instances and threads from 1, delay from 0")
+
+    def on(self, cores: int) -> "Placement":
+        """The placement for another number of CPU cores: one instance, and one more for every further four cores.
+
+        Threads of one instance shorten each answer, but the second already gains 1.8 times instead of 2; instances
+        beside each other lose nothing. All threads together are never more than the cores.
+        """
+        if cores < 1:
+            raise SpecError(f"placement: got {cores} cores; expected 1 or more")
+        instances = max(1, cores // THREADS_AN_INSTANCE)
+        return replace(self, instances=instances, intra_op_threads=cores // instances)
 
 
 @dataclass(frozen=True, kw_only=True)

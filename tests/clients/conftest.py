@@ -77,6 +77,7 @@ class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.script = script
         self.requests: list[Any] = []
         self.url = ""
+        self.stop: Callable[[], Any] = lambda: None
 
     def _next(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
@@ -103,6 +104,7 @@ def serve() -> Iterator[Callable[..., ScriptedServer]]:
         servicer.url = f"127.0.0.1:{bound}"
         server.start()
         started.append(server)
+        servicer.stop = lambda: server.stop(None).wait()
         return servicer
 
     yield start

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from rfserve.clients.alignment import align
 from rfserve.clients.errors import ClockNotLocked, EventError, NotSimultaneous
 from rfserve.clients.recording import Recording, read_event
+from rfserve.clients.stored_samples import Bytes, StoredSamples, encoding_of
 from rfserve.export.spec.models.iq_features import RAW_RECEIVERS, RAW_SAMPLES
 
 RATE_HZ = 1e6
@@ -25,10 +26,7 @@ def record(tmp_path_factory):
         np.stack([ramp, np.zeros(samples)], -1).astype("<i2").tofile(path)
         fine = {
             "name": name,
-            "data": path,
-            "datatype": "ci16_le",
-            "first_byte": 0,
-            "samples": samples,
+            "stored": StoredSamples.in_one_piece(Bytes.whole(path), encoding_of("ci16_le"), 0, samples),
             "sample_rate_hz": RATE_HZ,
             "center_frequency_hz": 433e6,
             "latitude_deg": 45.0,

@@ -8,9 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rfserve.clients import receivers
 from rfserve.clients.alignment import align
-from rfserve.clients.cli import distance_m, main
+from rfserve.clients.cli import main
 from rfserve.clients.errors import ClockNotLocked, EventError, NotSimultaneous, RecordingError
+from rfserve.clients.geodesy import distance_m
 from rfserve.clients.recording import read_event
 from rfserve.clients.request import ensemble, tensors
 from rfserve.export.spec import ENSEMBLES
@@ -108,11 +110,47 @@ def test_one_anthorn_receiver_alone_needs_no_clock(anthorn):
     assert (only.name, only.iq.size) == ("G7UAK", 16384)
 
 
-@pytest.mark.parametrize("pattern", ["*.wav", "*.cu8"])
-def test_other_formats_are_refused_with_what_is_read(real, pattern):
-    (path,) = (real / "formats").glob(pattern)
-    with pytest.raises(RecordingError, match=r"not SigMF; expected \.sigmf-meta"):
+@pytest.fixture
+def table(tmp_path):
+    """A receivers file that places the recordings whose files do not."""
+    path = tmp_path / "receivers.csv"
+    path.write_text("name,latitude_deg,longitude_deg\nJO51xl,51.466044,11.977189\nmodes1_first131072,37.3,13.6\n")
+    return receivers.read(path)
+
+
+def test_kiwi_wav_is_the_sigmf_recording_that_was_made_from_it(real, dcf77, table):
+    (path,) = (real / "formats").glob("*.wav")
+    with pytest.raises(RecordingError, match="does not say where the receiver stood"):
         read_event([path])
+    (wav,) = read_event([path], receivers=table)
+    sigmf = next(r for r in read_event([dcf77]) if r.name == "JO51xl")
+    assert (wav.name, wav.center_frequency_hz, wav.clock_locked) == ("JO51xl", 77_500, True)
+    # The line through its 64 stamps against that through the whole recording's, which leaves 0.06 µs.
+    assert wav.sample_rate_hz == pytest.approx(sigmf.sample_rate_hz, abs=2e-4)
+    # The first block came before the first fix; the SigMF recording begins at sample 3,275 of the file.
+    assert wav.samples == 64 * 512
+    cut = wav.observe(3275 - 512, 16_384)
+    assert abs(cut.start_ns - sigmf.start_ns) < 200
+    np.testing.assert_array_equal(cut.iq, sigmf.observe(0, 16_384).iq)
+
+
+def test_kiwi_wav_and_sigmf_of_the_others_are_one_event(real, dcf77, table):
+    (path,) = (real / "formats").glob("*.wav")
+    others = [r for r in read_event([dcf77]) if r.name != "JO51xl"]
+    cut = align([*others, *read_event([path], receivers=table)])
+    assert [o.iq.size for o in cut] == [16_384] * 3
+    assert max(o.start_ns for o in cut) - min(o.start_ns for o in cut) <= 42_000
+
+
+def test_rtl_sdr_file_is_read_with_the_notes_beside_it(real, table):
+    (path,) = (real / "formats").glob("*.cu8")
+    with pytest.raises(RecordingError, match=r"latitude_deg and longitude_deg are missing; .* receivers file"):
+        read_event([path])
+    (recording,) = read_event([path], receivers=table)
+    assert (recording.samples, recording.sample_rate_hz, recording.center_frequency_hz) == (131_072, 2e6, 1090e6)
+    whole = recording.observe(0, 131_072).iq
+    assert abs(whole.mean()) < 0.003
+    assert np.abs(whole.real).max() <= 1
 
 
 def test_raw_rtl_sdr_samples_read_when_metadata_says_what_they_are(real, tmp_path):
@@ -143,3 +181,29 @@ def test_command_refuses_anthorn_in_one_line(anthorn, capsys):
     assert out == ""
     assert err.startswith("error: G7UAK: the receiver had no GNSS fix")
     assert err.count("\n") == 1
+
+
+def test_watch_locates_the_event_and_notes_the_one_whose_clock_had_no_fix(real, tmp_path, serve, answer):
+    state = tmp_path / "fixes.jsonl"
+    watch = ["watch", str(real / "sigmf"), "--once", "--settle-s", "0.1", "--state", str(state)]
+    assert main([*watch, "--url", serve(answer()).url]) == 1
+    by_event = {found["event"].split("/")[0]: found for found in map(json.loads, state.read_text().splitlines())}
+    assert by_event["dcf77-20200813"]["receivers"] == ["HB9ODP", "JO51xl", "pa0rdt"]
+    assert by_event["anthorn-20251207a"]["error"] == "ClockNotLocked"
+
+
+def test_watch_groups_kiwi_wavs_by_the_time_in_their_names(real, table, tmp_path, serve, answer):
+    state = tmp_path / "fixes.jsonl"
+    options = ["--once", "--settle-s", "0.1", "--state", str(state), "--receivers", str(tmp_path / "receivers.csv")]
+    group = ["--group", r"^(\d{8}T\d{6}Z)_", "--pattern", "*.wav"]
+    assert main(["watch", str(real / "formats"), *options, *group, "--url", serve(answer()).url]) == 0
+    (found,) = map(json.loads, state.read_text().splitlines())
+    assert (found["event"], found["receivers"]) == ("20200813T065220Z", ["JO51xl"])
+
+
+@pytest.mark.parametrize("kind", ["kml", "cot", "csv"])
+def test_every_output_holds_the_real_receivers(dcf77, serve, answer, kind, capsys):
+    assert main(["locate", str(dcf77), "--url", serve(answer()).url, "--output", kind]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("HB9ODP", "JO51xl", "pa0rdt"))
+    assert "2020-08-13T06:52:21.000" in out

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rfserve.export import pbtxt
 from rfserve.export.cli import main
 from rfserve.export.repository import Repository
 from rfserve.export.spec import find
@@ -118,6 +119,27 @@ def test_configure_mends_the_configuration(repository: Path, capsys):
     damage_config(repository)
     assert run(capsys, "configure", "--repository", repository)[0] == 0
     assert run(capsys, "check", "mel_features", "--repository", repository)[0] == 0
+
+
+def test_cores_of_the_machines_are_kept_and_place_the_model(repository: Path, capsys):
+    def placement() -> tuple[int, str]:
+        text = (repository / "mel_features" / "configs" / "cpu.pbtxt").read_text()
+        config = pbtxt.parse(text)
+        return config.instance_group[0].count, config.parameters["intra_op_thread_count"].string_value
+
+    gpu = (repository / "mel_features" / "configs" / "gpu.pbtxt").read_text()
+    assert placement() == (1, "2")
+    assert run(capsys, "configure", "--cpu-cores", 9, "--repository", repository)[0] == 0
+    assert placement() == (2, "4")
+    assert run(capsys, "configure", "--repository", repository)[0] == 0
+    assert placement() == (2, "4")
+    assert run(capsys, "check", "mel_features", "--repository", repository)[0] == 0
+    assert (repository / "mel_features" / "configs" / "gpu.pbtxt").read_text() == gpu
+    code, _, error = run(capsys, "configure", "--cpu-cores", 0, "--repository", repository)
+    assert code == 1
+    assert "got 0 cores for cpu" in error
+    assert run(capsys, "configure", "--cpu-cores", 2, "--repository", repository)[0] == 0
+    assert placement() == (1, "2")
 
 
 def test_manifest_holds_the_parity_figures(repository: Path):

@@ -157,8 +157,9 @@ def test_missed_events_are_noted_where_their_time_puts_them():
 
 
 def test_state_is_read_back_as_it_was_written():
-    state = after(P1, P2, ("promote", 1, "cpu"), ("rollback", 2, "cpu"), ("retire", 1))
+    state = after(P1, P2, ("promote", 1, "cpu"), ("rollback", 2, "cpu"), ("retire", 1)).on_cores("cpu", 8)
     assert Serving.from_json(state.to_json()) == state
+    assert Serving.from_json('{"promoted": {}, "events": []}') == Serving()
 
 
 @pytest.mark.parametrize(

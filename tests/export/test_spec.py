@@ -101,6 +101,16 @@ def test_contradicting_spec_is_refused(change, message):
         replace(SPEC, **change)
 
 
+@pytest.mark.parametrize(
+    ("cores", "instances", "threads"), [(1, 1, 1), (2, 1, 2), (4, 1, 4), (7, 1, 7), (8, 2, 4), (17, 4, 4), (64, 16, 4)]
+)
+def test_placement_for_other_machines_never_has_more_threads_than_cores(cores, instances, threads):
+    placement = SPEC.placements["cpu"].on(cores)
+    assert (placement.instances, placement.intra_op_threads) == (instances, threads)
+    with pytest.raises(SpecError, match="0 cores"):
+        placement.on(0)
+
+
 def test_axis_and_budget_and_ensemble_are_checked():
     with pytest.raises(SpecError, match="served 11"):
         Axis(name="receivers", minimum=1, maximum=10, served=11)

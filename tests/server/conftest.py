@@ -1,20 +1,32 @@
-"""Certificates as an authority signs them, and a repository of one small model."""
+"""Certificates as an authority signs them, repositories to serve and to spoil, busy callers, and the server itself."""
 
 import ipaddress
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tritonclient.grpc as triton
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from tritonclient.utils import InferenceServerException
 
+from rfserve.clients.connection import to_wire
 from rfserve.export.publication import Source, publish
 from rfserve.export.repository import Repository
-from rfserve.export.spec import GRAPHS
+from rfserve.export.spec import GRAPHS, MODELS, example
 
 DAY = timedelta(days=1)
 # An address of this machine; certificates name it, and no other.
@@ -103,3 +115,107 @@ def one_model(tmp_path_factory) -> Path:
     folder: Path = tmp_path_factory.mktemp("one_model")
     publish(GRAPHS["mel_features"], Repository(folder), Source(), version=None, report=lambda _: None)
     return folder
+
+
+FREE = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+
+
+@pytest.fixture
+def part_of(repository: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Makes a repository of copies of the named models."""
+
+    def made(*models: str) -> Path:
+        for model in models:
+            shutil.copytree(repository / model, tmp_path / "part" / model)
+        return tmp_path / "part"
+
+    return made
+
+
+class Caller(threading.Thread):
+    """Asks a model without pause, batch after batch; keeps when each answer and each failure came, in seconds."""
+
+    def __init__(self, url: str, model: str, *, batch: int = 1, timeout_s: float = 30.0, times: int = 10**9) -> None:
+        super().__init__(daemon=True)
+        self._url, self._model, self._batch, self._timeout_s, self._times = url, model, batch, timeout_s, times
+        self.stop = threading.Event()
+        self.answers: list[float] = []
+        self.failures: list[tuple[float, str]] = []
+
+    def run(self) -> None:
+        inputs, outputs = to_wire(self._model, example(MODELS[self._model], batch=self._batch))
+        with triton.InferenceServerClient(self._url) as client:
+            for _ in range(self._times):
+                if self.stop.is_set():
+                    return
+                try:
+                    client.infer(self._model, inputs, outputs=outputs, client_timeout=self._timeout_s)
+                    self.answers.append(time.monotonic())
+                except InferenceServerException as error:
+                    self.failures.append((time.monotonic(), str(error)))
+                    self.stop.wait(0.02)
+
+
+@pytest.fixture
+def call() -> Iterator[Callable[..., list[Caller]]]:
+    """Starts callers; they are told to stop when the test ends."""
+    started: list[Caller] = []
+
+    def begin(number: int, *arguments, **options) -> list[Caller]:
+        callers = [Caller(*arguments, **options) for _ in range(number)]
+        started.extend(callers)
+        for caller in callers:
+            caller.start()
+        return callers
+
+    yield begin
+    for caller in started:
+        caller.stop.set()
+    for caller in started:
+        caller.join(60)
+
+
+class Running:
+    """`rfserve-server run` in a process of its own, with what it has said."""
+
+    def __init__(self, process: subprocess.Popen[str], errors: Path) -> None:
+        self.process, self._errors = process, errors
+        assert process.stdout is not None
+        line = next((text for text in iter(process.stdout.readline, "") if text.startswith("ready: ")), "")
+        assert line, self.errors()
+        words = line.replace(",", "").split()
+        self.grpc, self.http, self.metrics = words[2], words[4], words[6]
+
+    def errors(self) -> str:
+        return self._errors.read_text()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Starts `rfserve-server run` on free ports; it is ended, with its tritonserver, when the test is."""
+    with ExitStack() as stack:
+
+        def begin(repository: Path, *options: str) -> Running:
+            command = [sys.executable, "-m", "rfserve.server.cli", "run", "--repository", str(repository), *FREE]
+            errors = tmp_path / "errors"
+            stream = stack.enter_context(errors.open("w"))
+            process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=stream, text=True)
+            stack.callback(_end, process)
+            return Running(process, errors)
+
+        yield begin
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        # The first begins to drain, the second ends it at once.
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+    try:
+        process.wait(60)
+    finally:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        if process.stdout is not None:
+            process.stdout.close()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
+from cpu_affinity import AFFINITY_OPTION, of_instance, stay_on, worker_option
 from execution_providers import ProviderError, open_session, providers
 from input_bounds import InputBounds
 from numpy.typing import NDArray
@@ -58,9 +59,18 @@ class TritonPythonModel:
         self.bounds = InputBounds(config["input"], parameters, batched=self.batched)
         try:
             wanted = providers(config, kind=args["model_instance_kind"], device_id=args["model_instance_device_id"])
-            self.session = open_session(file, _session_options(parameters), wanted)
+            options = _session_options(parameters)
+            chosen = of_instance(config, args["model_instance_name"], options.intra_op_num_threads)
+            if AFFINITY_OPTION in parameters:
+                chosen = ()
+            if chosen:
+                options.add_session_config_entry(AFFINITY_OPTION, worker_option(chosen))
+            self.session = open_session(file, options, wanted)
         except ProviderError as error:
             raise pb_utils.TritonModelException(str(error)) from error
+        if chosen:
+            # After the session: its workers must not inherit the main thread's CPU.
+            stay_on(chosen[0])
         problems = _differences("input", config["input"], self.session.get_inputs(), batched=self.batched)
         problems += _differences("output", config["output"], self.session.get_outputs(), batched=self.batched)
         if problems:

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from rfserve.clients import receivers
 from rfserve.clients.alignment import align
 from rfserve.clients.errors import ClientError
+from rfserve.clients.formats import registry
 from rfserve.clients.observation import Observation
-from rfserve.clients.recording import COLLECTION, Recording, read_event
+from rfserve.clients.receivers import Receivers
+from rfserve.clients.recording import Recording, read_event
 from rfserve.clients.request import ensemble, tensors
 from rfserve.export.spec import ENSEMBLES, EnsembleSpec
 
@@ -32,24 +35,26 @@ def add_to(commands: Any) -> None:
         nargs="+",
         type=Path,
         metavar="RECORDING",
-        help="each .sigmf-collection is an event; the .sigmf-meta files are one together",
+        help="each SigMF collection or archive is an event; all other recordings are one together",
     )
     command.add_argument("--model", choices=sorted(ENSEMBLES), default="locate", help="default: %(default)s")
+    command.add_argument("--receivers", type=Path, metavar="FILE", help="names to ids and positions of receivers")
     command.add_argument("--start-s", type=float, default=0.0, help="begin so long after the first common instant")
     command.add_argument("--output", type=Path, required=True, metavar="FILE.npz", help="an array for each input")
     command.set_defaults(run=_write)
 
 
-def events(spec: EnsembleSpec, paths: Sequence[Path]) -> list[Event]:
-    """The events that paths name: first one of all single recordings, if there are any, then one for each collection.
+def events(spec: EnsembleSpec, paths: Sequence[Path], known: Receivers | None = None) -> list[Event]:
+    """The events that paths name: first one of all single recordings, if there are any, then one for each other.
 
     A model of one receiver makes every recording an event. `RecordingError` when one cannot be read.
     """
     found = []
-    single = [p for p in paths if p.suffix != COLLECTION]
+    whole = [p for p in paths if registry.COLLECTIONS.names(p) or registry.ARCHIVES.names(p)]
+    single = [p for p in paths if p not in whole]
     if single:
-        found.append(_event("recordings", read_event(single)))
-    found += [_event(p.stem, read_event([p])) for p in paths if p.suffix == COLLECTION]
+        found.append(_event("recordings", read_event(single, receivers=known)))
+    found += [_event(p.stem, read_event([p], receivers=known)) for p in whole]
     if "receivers" in spec.bounds:
         return found
     return [Event(name=r.name, recordings=(r,)) for event in found for r in event.recordings]
@@ -61,7 +66,8 @@ def _event(name: str, recordings: Sequence[Recording]) -> Event:
 
 def _write(options: argparse.Namespace) -> int:
     spec = ensemble(options.model)
-    found = events(spec, options.recordings)
+    known = None if options.receivers is None else receivers.read(options.receivers)
+    found = events(spec, options.recordings, known)
     samples = next(a for a in spec.axes if a.name == "raw_samples")
     rows = [align(e.recordings, start_s=options.start_s, samples=samples) for e in found]
     arrays = tensors(spec, _of_one_length(rows))

@@ -1,0 +1,39 @@
+"""What a file says about one receiver, before anything else is known."""
+
+from dataclasses import dataclass
+
+from rfserve.clients.observation import check_position
+from rfserve.clients.stored_samples import StoredSamples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a receiver stands (WGS 84); the altitude is 0 when it is not known."""
+
+    latitude_deg: float
+    longitude_deg: float
+    altitude_m: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """One recording as its files describe it.
+
+    `position` is None when they do not say it; `without_position` then says what to do about that. The rest is as in
+    `Recording`.
+    """
+
+    name: str
+    stored: StoredSamples
+    sample_rate_hz: float
+    center_frequency_hz: float
+    position: Position | None
+    without_position: str
+    start_ns: int | None
+    clock_locked: bool
+    receiver_id: int | None = None
+    full_scale_dbm: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.position is not None:
+            check_position(self.name, self.position.latitude_deg, self.position.longitude_deg)

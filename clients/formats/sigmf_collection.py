@@ -1,0 +1,48 @@
+"""SigMF collections: the recordings that one lists, unchanged since it was written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rfserve.clients.errors import RecordingError
+from rfserve.clients.formats import sigmf_pair
+from rfserve.clients.formats.reading import Reading
+from rfserve.clients.formats.sigmf_pair import META
+from rfserve.clients.stored_samples import Bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """A recording that a collection lists: what the names of its two files share, and its metadata's SHA-512."""
+
+    name: str
+    sha512: object
+
+
+def read(path: Path, *, verify_data: bool) -> list[Reading]:
+    """The recordings beside the collection, in its order."""
+    found = []
+    for stream in streams(sigmf_pair.parse(Bytes.whole(path), path.name), path.name):
+        meta = path.with_name(stream.name + META)
+        if not meta.is_file():
+            raise RecordingError(f"{path.name} lists {stream.name}, but there is no {meta.name} beside it; add it")
+        sigmf_pair.require_hash(Bytes.whole(meta), meta.name, stream.sha512)
+        found += sigmf_pair.read(meta, verify_data=verify_data)
+    return found
+
+
+def streams(content: Mapping[str, Any], name: str) -> list[Stream]:
+    """What the collection lists; `RecordingError` when that is nothing, or leads elsewhere."""
+    listed = content.get("collection")
+    entries = listed.get("core:streams") if isinstance(listed, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise RecordingError(f"{name} lists no streams; expected one in core:streams for each receiver")
+    found = []
+    for entry in entries:
+        stem = entry.get("name") if isinstance(entry, dict) else None
+        # A stream lies beside its collection: a name that leads elsewhere is none.
+        if not isinstance(stem, str) or not stem or Path(stem).name != stem or "\0" in stem:
+            raise RecordingError(f"{name}: got stream {entry!r}; expected the name of a recording beside it")
+        found.append(Stream(name=stem, sha512=entry.get("hash")))
+    return found

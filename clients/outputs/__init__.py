@@ -1,0 +1,1 @@
+"""What a fix is written as, a module for each form; `registry` lists them."""

@@ -1,0 +1,1 @@
+"""Events that arrive in a folder, each located once."""

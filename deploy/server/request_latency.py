@@ -1,0 +1,109 @@
+"""How long requests took inside Triton, queues included, as histograms: made from Triton's own traces of all of them.
+
+Triton (2.51) counts durations and can give quantiles of the last minute, neither of which Prometheus can add up over
+servers. Its traces hold the times of each request; they go to files in a folder of ours, are read every few seconds,
+and deleted.
+"""
+
+import re
+import threading
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+
+from rfserve.server.canary import REQUEST_ID
+from rfserve.server.http_api import HttpApi
+
+BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.06, 0.08, 0.1, 0.15, 0.25, 0.4, 0.5, 0.8, 1, 2, 5, 10)
+"""Upper bounds, among them every budget of a served model."""
+
+# Beyond what comes between two collections, which take what there is.
+TRACES_PER_FILE = 5000
+_ENTRY = re.compile(
+    r'\{"id":(\d+),(?:'
+    r'"model_name":"([^"]+)","model_version":(\d+)(?:,"request_id":"([^"]*)")?(?:,"parent_id":(\d+))?\}'
+    r'|"timestamps":\[\{"name":"(REQUEST_START|COMPUTE_OUTPUT_START|REQUEST_END)","ns":(\d+)\}\]\})'
+)
+
+
+@dataclass
+class Histogram:
+    """Counts of one model version: one for each bound and one above them all."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
+    sum_s: float = 0.0
+
+    def add(self, latency_s: float) -> None:
+        """Count one request."""
+        self.counts[bisect_left(BOUNDS_S, latency_s)] += 1
+        self.sum_s += latency_s
+
+    def cumulative(self) -> list[tuple[str, int]]:
+        """Prometheus' form: each bound with the number of requests up to it."""
+        return list(zip([*(f"{b:g}" for b in BOUNDS_S), "+Inf"], accumulate(self.counts), strict=True))
+
+
+@dataclass(kw_only=True)
+class _Trace:
+    model: str
+    version: str
+    request_id: str
+    parent: str
+    times_ns: dict[str, int] = field(default_factory=dict)
+
+
+class RequestLatency:
+    """The histograms of one server, whose traces come to `folder`, an empty one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._histograms: dict[tuple[str, str], Histogram] = {}
+        self._lock = threading.Lock()
+        self._turn = 0
+
+    def arguments(self) -> tuple[str, ...]:
+        """Arguments for tritonserver."""
+        settings = ("level=TIMESTAMPS", "rate=1", f"triton,file={self._folder / 'trace'}")
+        return tuple(f"--trace-config={s}" for s in (*settings, f"triton,log-frequency={TRACES_PER_FILE}"))
+
+    def collect(self, http: HttpApi) -> Mapping[tuple[str, str], Histogram]:
+        """By model and version, after all that has ended is counted. Without canaries, and without what failed."""
+        with self._lock:
+            # A changed setting makes Triton write what it holds back.
+            self._turn = 1 - self._turn
+            http.call("/v2/trace/setting", {"log_frequency": str(TRACES_PER_FILE + self._turn)})
+            # Clients can write into the traces, through request ids: count only models that there are.
+            models = {str(e["name"]) for e in http.repository_index()}
+            for file in sorted(self._folder.iterdir()):
+                text = file.read_text(errors="replace")
+                if not text.endswith("]"):
+                    # Still being written: the next time.
+                    continue
+                file.unlink()
+                for model, version, latency_s in latencies(text):
+                    if model in models:
+                        self._histograms.setdefault((model, version), Histogram()).add(latency_s)
+            return dict(self._histograms)
+
+
+def latencies(text: str) -> Iterator[tuple[str, str, float]]:
+    """Model, version and seconds from arrival to answer of each request that succeeded, in one file of traces."""
+    traces: dict[str, _Trace] = {}
+    for key, model, version, request_id, parent, name, time_ns in _ENTRY.findall(text):
+        if model:
+            traces[key] = _Trace(model=model, version=version, request_id=request_id, parent=parent)
+        elif key in traces:
+            traces[key].times_ns[name] = int(time_ns)
+    # A request that failed or was refused has no output; an ensemble has none of its own, and is as good as its steps.
+    good = {k for k, t in traces.items() if t.times_ns.get("COMPUTE_OUTPUT_START")}
+    steps: dict[str, list[str]] = {}
+    for key, trace in traces.items():
+        if trace.parent:
+            steps.setdefault(trace.parent, []).append(key)
+    good |= {k for k, s in steps.items() if good.issuperset(s)}
+    for key, trace in traces.items():
+        begin, end = trace.times_ns.get("REQUEST_START"), trace.times_ns.get("REQUEST_END")
+        if begin and end and key in good and trace.request_id != REQUEST_ID:
+            yield trace.model, trace.version, (end - begin) / 1e9

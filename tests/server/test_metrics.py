@@ -1,0 +1,149 @@
+"""One metrics port: Triton's own metrics and what it lacks, as Prometheus reads them."""
+
+import socket
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from rfserve.export.spec import MODELS
+from rfserve.server import service as service_module
+from rfserve.server.errors import PortBusy
+from rfserve.server.options import ServerOptions
+from rfserve.server.request_latency import BOUNDS_S, Histogram, latencies
+from rfserve.server.service import Service, ServiceOptions
+
+PORTS = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
+
+
+def scrape(url: str) -> dict[str, list]:
+    """Samples by name, from the endpoint as Prometheus reads it."""
+    with urllib.request.urlopen(url) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    names = [f.name for f in families]
+    assert len(names) == len(set(names))
+    for family in families:
+        assert family.documentation, family.name
+    return {s.name: [x for x in f.samples if x.name == s.name] for f in families for s in f.samples}
+
+
+def value(samples: list, **labels: str) -> float:
+    (found,) = [s.value for s in samples if labels.items() <= s.labels.items()]
+    return found
+
+
+@pytest.mark.server
+def test_endpoint_shows_triton_and_what_it_lacks(part_of, call):
+    repository = part_of("mel_features", "heimdall_net", "iq_features", "locate")
+    options = ServiceOptions(server=ServerOptions(repository=repository, **PORTS))
+    with Service(options) as service:
+        assert service.metrics_url != service.server.metrics_url
+        callers = call(1, service.server.grpc_url, "mel_features", times=20)
+        callers += call(1, service.server.grpc_url, "locate", times=5)
+        for caller in callers:
+            caller.join(60)
+        deadline = time.monotonic() + 30
+        while len(service.watchdog.up()) < 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        found = scrape(service.metrics_url)
+        again = scrape(service.metrics_url)
+
+        # Warm-ups and canaries are in Triton's count, and in ours neither.
+        own = found["rfserve_request_latency_seconds_count"]
+        assert value(own, model="mel_features", version="1") == 20
+        assert {value(own, model=m) for m in ("locate", "iq_features", "heimdall_net")} == {5}
+        assert value(found["nv_inference_request_success_total"], model="mel_features") > 20
+        buckets = [s.value for s in found["rfserve_request_latency_seconds_bucket"] if s.labels["model"] == "locate"]
+        assert buckets == sorted(buckets)
+        assert buckets[-1] == 5
+        mean_s = value(found["rfserve_request_latency_seconds_sum"], model="locate") / 5
+        assert 0.001 < mean_s < 30
+        assert value(again["rfserve_request_latency_seconds_count"], model="locate") == 5
+
+        assert value(found["rfserve_triton_metrics_up"]) == 1
+        assert value(found["rfserve_canary_up"], model="locate") == 1
+        assert 0 < value(found["rfserve_canary_latency_seconds"], model="heimdall_net") < 30
+        assert value(found["rfserve_canaries_total"], model="heimdall_net", outcome="ok") >= 1
+        assert value(found["rfserve_mends_total"], model="heimdall_net") == 0
+        assert value(found["rfserve_mends_failed_total"], model="heimdall_net") == 0
+        assert value(found["rfserve_stubs_lost_total"], model="heimdall_net") == 0
+        started_s = value(found["rfserve_server_start_time_seconds"])
+        assert value(found["rfserve_canary_last_success_timestamp_seconds"], model="heimdall_net") > started_s
+        assert value(found["rfserve_model_version_served"], model="locate", version="1") == 1
+        assert value(found["rfserve_model_ready"], model="locate") == 1
+        assert value(found["rfserve_resident_memory_bytes"], process="tritonserver") > 10e6
+        assert value(found["rfserve_resident_memory_bytes"], process="stubs") > 50e6
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(service.metrics_url.replace("/metrics", "/other"))
+        url = service.metrics_url
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(url)
+
+
+def test_metrics_port_that_is_taken_is_named(repository):
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        options = ServerOptions(repository=repository, **PORTS | {"metrics_port": port})
+        with pytest.raises(PortBusy, match=f"metrics port 127.0.0.1:{port}: .*--metrics-port 0"):
+            Service(ServiceOptions(server=options))
+
+
+def test_metrics_are_tritons_own_where_prometheus_client_is_missing(repository, monkeypatch):
+    monkeypatch.setattr(service_module, "find_spec", lambda _: None)
+    service = Service(ServiceOptions(server=ServerOptions(repository=repository, **PORTS)))
+    assert service.metrics_url == service.server.metrics_url
+    assert service.notes == ["the metrics are Triton's alone: prometheus_client is not installed"]
+    service.stop()
+
+
+def trace(number: int, model: str, *, parent: int = 0, request_id: str = "", **times_ns: int) -> str:
+    """One request as Triton (2.51) writes it."""
+    head = f'{{"id":{number},"model_name":"{model}","model_version":1'
+    head += f',"request_id":"{request_id}"' if request_id else ""
+    head += f',"parent_id":{parent}}}' if parent else "}"
+    times = [f'{{"id":{number},"timestamps":[{{"name":"{n}","ns":{t}}}]}}' for n, t in times_ns.items()]
+    return ",".join([head, *times])
+
+
+def test_latencies_leave_out_canaries_and_what_failed():
+    def took(milliseconds: int, output: int = 5) -> dict[str, int]:
+        return {"REQUEST_START": 10, "COMPUTE_OUTPUT_START": output, "REQUEST_END": 10 + milliseconds * 10**6}
+
+    ends = {"REQUEST_START": 10, "REQUEST_END": 10 + 9 * 10**6}
+    text = ",".join(
+        [
+            trace(1, "good", request_id="a", **took(2)),
+            trace(2, "good", request_id="rfserve-canary", **took(2)),
+            trace(3, "good", **took(1000, output=0)),
+            trace(4, "refused", **ends),
+            trace(6, "step", parent=5, **took(3)),
+            trace(7, "step", parent=5, **took(4)),
+            trace(5, "whole", **ends),
+            trace(9, "step", parent=8, **took(5)),
+            trace(10, "step", parent=8, **took(6, output=0)),
+            trace(8, "whole", **ends),
+        ]
+    )
+    found = [(m, v, round(s, 6)) for m, v, s in latencies(f"[{text}]")]
+    steps = [("step", "1", 0.003), ("step", "1", 0.004)]
+    assert found == [("good", "1", 0.002), *steps, ("whole", "1", 0.009), ("step", "1", 0.005)]
+
+
+def test_histogram_counts_up_to_each_bound_inclusively():
+    histogram = Histogram()
+    for latency_s in (0.002, 0.0021, 99.0):
+        histogram.add(latency_s)
+    counts = dict(histogram.cumulative())
+    assert (counts["0.001"], counts["0.002"], counts["0.005"], counts["10"], counts["+Inf"]) == (0, 1, 2, 2, 3)
+    assert len(counts) == len(BOUNDS_S) + 1
+    assert histogram.sum_s == pytest.approx(99.0041)
+
+
+def test_budgets_are_bounds_of_the_histogram():
+    budgets = [budget for spec in MODELS.values() for budget in spec.budgets.values()]
+    assert {budget.p99_ms / 1e3 for budget in budgets} <= set(BOUNDS_S)
