@@ -196,7 +196,8 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     with ExitStack() as stack:
 
         def begin(repository: Path, *options: str) -> Running:
-            command = [sys.executable, "-m", "rfserve.server.cli", "run", "--repository", str(repository), *FREE]
+            command = [sys.executable, "-m", "rfserve.server.cli", "run", "--repository", str(repository)]
+            command += [*FREE, "--open-admin"]
             errors = tmp_path / "errors"
             stream = stack.enter_context(errors.open("w"))
             process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=stream, text=True)

@@ -16,7 +16,7 @@ from typing import Any
 from numpy.core import multiarray
 
 TABLE = "_ARRAY_API"
-# From NumPy 1's __multiarray_api.h: PyArray_NewFromDescr, and how many entries the shortest table has.
+# From NumPy 1.26's __multiarray_api.h: PyArray_NewFromDescr, and how many entries there are.
 NEW_FROM_DESCR = 94
 ENTRIES = 307
 # Of the largest element, 8 bytes, still below 2^63.
