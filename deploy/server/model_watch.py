@@ -65,10 +65,13 @@ class ModelWatch(threading.Thread):
         """Canaries as they are due, and a mend as soon as an instance is lost."""
         while not self._stopped.is_set():
             lost, self._lost = self._lost, ""
-            if lost:
-                self._mend(lost, hung=False)
-            else:
-                self._check()
+            try:
+                if lost:
+                    self._mend(lost, hung=False)
+                else:
+                    self._check()
+            except Exception as error:  # a watch that ended would be missed by nobody
+                self._say(f"{self.record.model}: cannot watch it: {error!r}")
             self._wake.wait(self._pause_s())
             self._wake.clear()
 

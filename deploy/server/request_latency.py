@@ -21,6 +21,8 @@ BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.06, 0.08, 0.1,
 
 # Beyond what comes between two collections, which take what there is.
 TRACES_PER_FILE = 5000
+# A server that nobody collects from any more must not fill the disk; every collection grants as many again.
+TRACES_GRANTED = 100_000
 _ENTRY = re.compile(
     r'\{"id":(\d+),(?:'
     r'"model_name":"([^"]+)","model_version":(\d+)(?:,"request_id":"([^"]*)")?(?:,"parent_id":(\d+))?\}'
@@ -65,15 +67,22 @@ class RequestLatency:
 
     def arguments(self) -> tuple[str, ...]:
         """Arguments for tritonserver."""
-        settings = ("level=TIMESTAMPS", "rate=1", f"triton,file={self._folder / 'trace'}")
-        return tuple(f"--trace-config={s}" for s in (*settings, f"triton,log-frequency={TRACES_PER_FILE}"))
+        settings = (
+            "level=TIMESTAMPS",
+            "rate=1",
+            f"count={TRACES_GRANTED}",
+            f"triton,file={self._folder / 'trace'}",
+            f"triton,log-frequency={TRACES_PER_FILE}",
+        )
+        return tuple(f"--trace-config={s}" for s in settings)
 
     def collect(self, http: HttpApi) -> Mapping[tuple[str, str], Histogram]:
         """By model and version, after all that has ended is counted. Without canaries, and without what failed."""
         with self._lock:
             # A changed setting makes Triton write what it holds back.
             self._turn = 1 - self._turn
-            http.call("/v2/trace/setting", {"log_frequency": str(TRACES_PER_FILE + self._turn)})
+            frequency = str(TRACES_PER_FILE + self._turn)
+            http.call("/v2/trace/setting", {"log_frequency": frequency, "trace_count": str(TRACES_GRANTED)})
             # Clients can write into the traces, through request ids: count only models that there are.
             models = {str(e["name"]) for e in http.repository_index()}
             for file in sorted(self._folder.iterdir()):

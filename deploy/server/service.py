@@ -23,7 +23,7 @@ LOOPBACK = "127.0.0.1"
 # Often enough that the files stay small, whether or not somebody scrapes.
 COLLECT_S = 5.0
 # A server that is given up gets this long to answer what it can.
-GIVEN_UP_EXIT_S = 5.0
+GIVEN_UP_EXIT_S = 3.0
 WAIT_STEP_S = 0.5
 
 

@@ -38,6 +38,7 @@ class Watchdog:
         self._stubs = StubWatch(leader)
         self._watches: dict[str, ModelWatch] = {}
         self._ensembles: dict[str, tuple[str, ...]] = {}
+        self._strikes = 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -64,28 +65,33 @@ class Watchdog:
         return found | {e: all(found[s] for s in steps) for e, steps in known.items()}
 
     def _run(self) -> None:
-        due, strikes = 0.0, 0
+        due = 0.0
         while not self._stopped.is_set():
-            if time.monotonic() >= due:
-                strikes = (
-                    0 if self._http.call("/v2/health/live", timeout_s=self._options.deadline_s).ok else strikes + 1
-                )
-                if strikes >= self._options.strikes:
-                    if not self._stopped.is_set():
-                        self._give_up(f"tritonserver did not answer {strikes} times", True)
-                    return
-                if not strikes:
-                    self._stubs.refresh()
-                    self._watch_new_models()
-                due = time.monotonic() + (1.0 if strikes else self._options.interval_s)
-            groups = {g: name for name, watch in self._watches.items() for g in watch.groups}
-            for stub in self._stubs.look():
-                model = stub_watch.owner(stub, groups)
-                if model is not None and not self._stopped.is_set():
-                    self._watches[model].instance_lost(
-                        f"stub {stub.instance} (process {stub.pid}) died or stands still"
-                    )
+            try:
+                if time.monotonic() >= due:
+                    self._look_at_server()
+                    due = time.monotonic() + (1.0 if self._strikes else self._options.interval_s)
+                self._look_at_stubs()
+            except Exception as error:  # a watchdog that ended would be missed by nobody
+                self._say(f"cannot watch: {error!r}")
             self._stopped.wait(TICK_S)
+
+    def _look_at_server(self) -> None:
+        live = self._http.call("/v2/health/live", timeout_s=self._options.deadline_s).ok
+        self._strikes = 0 if live else self._strikes + 1
+        if live:
+            self._stubs.refresh()
+            self._watch_new_models()
+        elif self._strikes >= self._options.strikes and not self._stopped.is_set():
+            self._stopped.set()
+            self._give_up(f"tritonserver did not answer {self._strikes} times", True)
+
+    def _look_at_stubs(self) -> None:
+        groups = {g: name for name, watch in self._watches.items() for g in watch.groups}
+        for stub in self._stubs.look():
+            model = stub_watch.owner(stub, groups)
+            if model is not None and not self._stopped.is_set():
+                self._watches[model].instance_lost(f"stub {stub.instance} (process {stub.pid}) died or stands still")
 
     def _watch_new_models(self) -> None:
         for row in model_table.read(self._http):

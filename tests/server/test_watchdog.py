@@ -22,6 +22,7 @@ from rfserve.server.service import Service, ServiceOptions
 from rfserve.server.stub_watch import StubWatch
 
 MODEL = "heimdall_net"
+SMALL = "mel_features"
 EAGER = WatchOptions(interval_s=0.5, deadline_s=1.0, strikes=2, mend_limit_s=20.0)
 
 
@@ -55,7 +56,7 @@ def counted_failures(service: Service) -> float:
 
 
 def with_instances(repository: Path, count: int) -> Path:
-    file = repository / MODEL / "configs" / "cpu.pbtxt"
+    file = repository / SMALL / "configs" / "cpu.pbtxt"
     text, changed = re.subn(r"(instance_group \{\n  count: )\d+", rf"\g<1>{count}", file.read_text())
     assert changed == 1
     file.write_text(text)
@@ -64,9 +65,9 @@ def with_instances(repository: Path, count: int) -> Path:
 
 @pytest.mark.server
 def test_stub_killed_under_load_is_replaced_within_10_s_and_failures_are_counted(part_of, call, capfd):
-    with serve(part_of(MODEL, "mel_features")) as service:
+    with serve(part_of(MODEL, SMALL)) as service:
         callers = call(4, service.server.grpc_url, MODEL)
-        others = call(1, service.server.grpc_url, "mel_features")
+        others = call(1, service.server.grpc_url, SMALL)
         wait_until(lambda: all(len(c.answers) > 5 for c in callers) and record(service).outcome is Outcome.OK)
         killed = time.monotonic()
         os.kill(stubs(service)[0], signal.SIGKILL)
@@ -81,7 +82,7 @@ def test_stub_killed_under_load_is_replaced_within_10_s_and_failures_are_counted
         assert not others[0].failures
         assert (record(service).stubs_lost, record(service).mends, record(service).failed_mends) == (1, 1, 0)
         broken = [text for c in callers for _, text in c.failures if "not healthy" in text]
-        assert counted_failures(service) == len(broken) > 0
+        assert counted_failures(service) >= len(broken) > 0
         assert all(m.well for m in status.read(service.server.http))
         began = time.monotonic()
         print(f"recovered after {max(failed) - killed:.1f} s, {len(failed)} failed")
@@ -95,23 +96,23 @@ def test_stub_killed_under_load_is_replaced_within_10_s_and_failures_are_counted
 
 @pytest.mark.server
 def test_one_dead_instance_of_two_is_noticed_by_canaries_alone_and_a_stopped_one_too(part_of, monkeypatch):
-    with monkeypatch.context() as blind, serve(with_instances(part_of(MODEL), 2), EAGER) as service:
+    with monkeypatch.context() as blind, serve(with_instances(part_of(SMALL), 2), EAGER) as service:
         blind.setattr(StubWatch, "look", lambda _: [])
-        before = stubs(service)
-        wait_until(lambda: MODEL in service.watchdog.records and record(service).outcome is Outcome.OK)
+        before = stubs(service, SMALL)
+        wait_until(lambda: SMALL in service.watchdog.records and record(service, SMALL).outcome is Outcome.OK)
         os.kill(before[1], signal.SIGKILL)
-        wait_until(lambda: record(service).mends)
-        assert record(service).canaries[Outcome.DEAD] > 0
+        wait_until(lambda: record(service, SMALL).mends)
+        assert record(service, SMALL).canaries[Outcome.DEAD] > 0
         blind.undo()
         monkeypatch.setattr(stub_watch, "RETIRED_S", 0.5)
-        now = [pid for pid in stubs(service) if pid not in before]
+        now = [pid for pid in stubs(service, SMALL) if pid not in before]
         assert len(now) == 2
         os.kill(now[0], signal.SIGSTOP)
-        wait_until(lambda: record(service).mends == 2)
+        wait_until(lambda: record(service, SMALL).mends == 2)
         assert process_group.state(now[0]) in {"Z", ""}
         # Its own kills are no fault to be mended, and Triton would keep the living one of each pair for ever.
-        wait_until(lambda: len(stubs(service)) == 2 and not {*before, *now} & set(stubs(service)))
-        assert record(service).mends == 2
+        wait_until(lambda: len(stubs(service, SMALL)) == 2 and not {*before, *now} & set(stubs(service, SMALL)))
+        assert record(service, SMALL).mends == 2
         assert service.stop() == 0
 
 
@@ -158,7 +159,9 @@ def test_hung_instance_is_replaced_and_given_up_when_that_does_not_help(hanging,
         flag.touch()
         wait_until(lambda: record(service, "hanging").canaries[Outcome.SILENT] > 0)
         flag.unlink()
+        (hung,) = stubs(service, "hanging")
         wait_until(lambda: record(service, "hanging").mends)
+        assert process_group.state(hung) in {"Z", ""}
         assert service.watchdog.up() == {"hanging": True}
         flag.touch()
         assert service.wait() == 1
@@ -170,32 +173,33 @@ def test_hung_instance_is_replaced_and_given_up_when_that_does_not_help(hanging,
 
 @pytest.mark.server
 def test_server_that_does_not_answer_is_ended(part_of, capfd):
-    with serve(part_of("mel_features"), EAGER) as service:
+    with serve(part_of(SMALL), EAGER) as service:
         pid = service.server.pid
         os.kill(pid, signal.SIGSTOP)
         assert service.wait() == 1
-        assert [p for p in process_group.members(pid) if process_group.state(p) != "Z"] == []
+        wait_until(lambda: {process_group.state(p) for p in process_group.members(pid)} <= {"Z", ""})
     assert "tritonserver did not answer 2 times" in capfd.readouterr().err
 
 
 @pytest.mark.server
 def test_overloaded_model_is_left_alone_and_so_is_one_unloaded_on_purpose(part_of):
-    # Far more than it can do: the queue of 128 is full, and a canary's deadline passes in it.
     with serve(part_of(MODEL), EAGER) as service:
         inputs, outputs = to_wire(MODEL, example(MODELS[MODEL], batch=16))
-        refused, answered, enough = [], [], threading.Event()
+        sent, refused, answered, enough = 0, [], [], threading.Event()
 
         def done(result, error) -> None:
             (refused if error else answered).append(str(error))
 
         with triton.InferenceServerClient(service.server.grpc_url) as client:
-            end = time.monotonic() + 5
-            while time.monotonic() < end:
-                if len(refused) + len(answered) > sent(client) - 200:
-                    client.async_infer(MODEL, inputs, done, outputs=outputs)
-                    client.sent_so_far = sent(client) + 1
-                else:
-                    enough.wait(0.01)
+            # First canaries wait in the queue beyond their deadline, then they are refused like everybody else.
+            for in_flight, seconds in ((100, 4), (250, 2)):
+                end = time.monotonic() + seconds
+                while time.monotonic() < end:
+                    if sent - len(refused) - len(answered) < in_flight:
+                        client.async_infer(MODEL, inputs, done, outputs=outputs)
+                        sent += 1
+                    else:
+                        enough.wait(0.01)
             found = record(service)
             assert answered
             assert any("Exceeds maximum queue size" in text for text in refused)
@@ -207,10 +211,6 @@ def test_overloaded_model_is_left_alone_and_so_is_one_unloaded_on_purpose(part_o
         time.sleep(2)
         assert record(service).mends == 0
         assert not service.server.http.model_ready(MODEL)
-
-
-def sent(client) -> int:
-    return getattr(client, "sent_so_far", 0)
 
 
 def test_watch_options_are_checked():
