@@ -3,7 +3,8 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import prod
 from typing import Any
@@ -38,7 +39,7 @@ _ALIVE = ("Exceeds maximum queue size", "timeout expired", "stopped accepting")
 
 
 class Outcome(StrEnum):
-    """What a canary says of its model."""
+    """What a canary says of its model, from good to bad."""
 
     OK = "ok"
     BUSY = "busy"
@@ -53,11 +54,12 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The outcome, how long the whole call took, and the reason when it is not `OK`."""
+    """The outcome, how long the whole call took, the reason when it is not `OK`, and how many of them were answered."""
 
     outcome: Outcome
     latency_s: float
     reason: str = ""
+    answered: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +72,13 @@ class Canary:
     header_bytes: int
 
     def send(self, http: HttpApi, deadline_s: float) -> Result:
-        """Send it once for every instance, one after the other: one that is dead fails at once and is free again, so
-        it takes the next. The first answer that is not `OK`, else the slowest.
-        """
-        slowest = Result(outcome=Outcome.OK, latency_s=0.0)
-        for _ in range(self.instances):
-            result = self._send_once(http, deadline_s)
-            if result.outcome is not Outcome.OK:
-                return result
-            slowest = max(slowest, result, key=lambda r: r.latency_s)
-        return slowest
+        """Send one for every instance, all at once so that they spread; the worst result counts, else the slowest."""
+        if self.instances == 1:
+            return self._send_once(http, deadline_s)
+        with ThreadPoolExecutor(self.instances) as pool:
+            results = list(pool.map(lambda _: self._send_once(http, deadline_s), range(self.instances)))
+        worst = max(results, key=lambda r: (list(Outcome).index(r.outcome), r.latency_s))
+        return replace(worst, answered=sum(r.answered for r in results))
 
     def _send_once(self, http: HttpApi, deadline_s: float) -> Result:
         began = time.monotonic()
@@ -91,7 +90,7 @@ class Canary:
         )
         latency_s = time.monotonic() - began
         outcome, reason = verdict(answer)
-        return Result(outcome=outcome, latency_s=latency_s, reason=reason)
+        return Result(outcome=outcome, latency_s=latency_s, reason=reason, answered=int(answer.ok))
 
 
 def verdict(answer: Answer) -> tuple[Outcome, str]:

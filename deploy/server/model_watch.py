@@ -106,9 +106,11 @@ class ModelWatch(threading.Thread):
         began = time.monotonic()
         result = self._canary.send(self._http, self._options.deadline_s)
         outcome = result.outcome
-        if outcome is Outcome.SILENT and (self._answered() > answered or not self._http.model_ready(self.record.model)):
-            # It works for others, who came first; or it is not the model that is silent.
-            outcome = Outcome.BUSY
+        if outcome is Outcome.SILENT:
+            others = self._answered() - result.answered - answered
+            if others > 0 or not self._http.model_ready(self.record.model):
+                # It works for others, who came first; or it is not the model that is silent.
+                outcome = Outcome.BUSY
         record = self.record
         before = record.outcome
         record.canaries[outcome] += 1

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,10 @@ def test_stub_killed_under_load_is_replaced_within_10_s_and_failures_are_counted
 
 @pytest.mark.server
 def test_one_dead_instance_of_two_is_noticed_by_canaries_alone_and_a_stopped_one_too(part_of, monkeypatch):
-    with monkeypatch.context() as blind, serve(with_instances(part_of(SMALL), 2), EAGER) as service:
+    with (
+        monkeypatch.context() as blind,
+        serve(with_instances(part_of(SMALL), 2), replace(EAGER, deadline_s=3.0)) as service,
+    ):
         blind.setattr(StubWatch, "look", lambda _: [])
         before = stubs(service, SMALL)
         wait_until(lambda: SMALL in service.watchdog.records and record(service, SMALL).outcome is Outcome.OK)
