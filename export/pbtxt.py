@@ -118,7 +118,12 @@ def _graph_config(spec: ModelSpec, target: str) -> dict[str, object]:
         "instance_group": [{"kind": f"KIND_{target.upper()}", "count": placement.instances}],
         "dynamic_batching": {
             "max_queue_delay_microseconds": placement.queue_delay_us,
-            "default_queue_policy": {"max_queue_size": MAX_QUEUE_SIZE},
+            "default_queue_policy": {
+                "timeout_action": "REJECT",
+                # A client's deadline travels as its request's time-out.
+                "allow_timeout_override": True,
+                "max_queue_size": MAX_QUEUE_SIZE,
+            },
         },
         "parameters": {k: {"string_value": v} for k, v in parameters.items()},
         "model_warmup": [_warmup(spec, batch) for batch in _warmup_batches(spec)],
