@@ -24,15 +24,22 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """How a target runs a model: instances, ONNX Runtime threads of each, and the batcher's wait for more requests."""
+    """How a target runs a model: instances, ONNX Runtime threads of each, and the batcher's wait for more requests.
+
+    Triton 24.10 allows neither one instance nor a delay where a queue has limits. An instance tells the batcher that it
+    is about to be free before it is; a batcher that is quicker finds none free and looks again after 500 ms, unless
+    another instance or request wakes it (measured: half of the requests that arrived while the only instance was busy).
+    And what waited for a delay is merged in a way that leaks a count of free instances for good, so that the model
+    becomes slower and slower (triton-inference-server/server#8870).
+    """
 
     instances: int
     intra_op_threads: int
-    queue_delay_us: int
+    queue_delay_us: int = 0
 
     def __post_init__(self) -> None:
-        if self.instances < 1 or self.intra_op_threads < 1 or self.queue_delay_us < 0:
-            raise SpecError(f"placement: got {self}; expected instances and threads from 1, delay from 0")
+        if self.instances < 2 or self.intra_op_threads < 1 or self.queue_delay_us != 0:
+            raise SpecError(f"placement: got {self}; expected instances from 2, threads from 1, and no delay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +114,9 @@ class ModelSpec(_Served):
     """A model with an ONNX graph of its own. Empty `variants` means that there is one size of it."""
 
     placements: Mapping[str, Placement]
+    # What a row costs a target that does nothing else, in ms: the inverse of its saturated rate, with all receivers
+    # active. A target that is missing has not been measured.
+    row_costs_ms: Mapping[str, float] = field(default_factory=dict)
     # Trained weights come from a checkpoint; a front end has none.
     has_weights: bool = True
     variants: tuple[str, ...] = ()
@@ -120,6 +130,8 @@ class ModelSpec(_Served):
         super().__post_init__()
         if set(self.placements) != set(TARGETS):
             raise SpecError(f"{self.name}: placements for {sorted(self.placements)}; expected {sorted(TARGETS)}")
+        if set(self.row_costs_ms) - set(TARGETS) or any(cost <= 0 for cost in self.row_costs_ms.values()):
+            raise SpecError(f"{self.name}: got row costs {dict(self.row_costs_ms)}; expected ms above 0 by target")
         if self.opset < 14:
             raise SpecError(f"{self.name}: got opset {self.opset}; expected 14 or newer")
         decided = [FP32, *self.drift_limits, *self.not_offered]
