@@ -34,8 +34,8 @@ class Priority(IntEnum):
     """A request's `priority` on the wire; lower goes first, and 0 means `NORMAL`.
 
     `URGENT` is for what must get through an overload: canaries, and checks of a version. `BULK` is for work that nobody
-    waits for: it takes what the others leave, and may wait much longer. Each has a queue of its own. Triton does not
-    hand an ensemble's priority on to its steps.
+    waits for: it takes what the others leave, and may wait much longer. Each has a queue of its own. Triton hands an
+    ensemble's priority, and its time-out, on to every step.
     """
 
     URGENT = 1

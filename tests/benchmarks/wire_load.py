@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import numpy as np
@@ -103,19 +104,20 @@ class WireLoad:
     async def __aexit__(self, *_: object) -> None:
         await self._channel.close()
 
-    async def send(self, request: bytes, outcome: Outcome, due: float | None = None) -> None:
-        """One request, and what became of it."""
+    async def send(self, request: bytes, outcome: Outcome, due: float | None = None) -> Any:
+        """One request, and what became of it; the answer, or None."""
         due = time.perf_counter() if due is None else due
         outcome.lags_ms.append(1e3 * (time.perf_counter() - due))
         try:
-            await self._call(request, timeout=self._deadline_s)
+            answer = await self._call(request, timeout=self._deadline_s)
         except grpc.aio.AioRpcError as error:
             text = error.details() or ""
             reason = next((t for t in OVERLOAD_TEXTS if t in text), f"{error.code().name}: {text}")
             outcome.reasons[reason] += 1
             outcome.refused_ms.append(1e3 * (time.perf_counter() - due))
-        else:
-            outcome.answered_ms.append(1e3 * (time.perf_counter() - due))
+            return None
+        outcome.answered_ms.append(1e3 * (time.perf_counter() - due))
+        return answer
 
     async def closed(self, requests: Sequence[bytes], *, concurrency: int, duration_s: float) -> Outcome:
         """As many in flight as said, each sent when the one before it was answered."""
