@@ -6,6 +6,7 @@ REPOSITORY ?= model_repository
 RECORDING ?= .build/event/synthetic.sigmf-collection
 MODEL ?= locate
 MAP ?= .build/fix.html
+SOAK_MINUTES ?= 30
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
@@ -13,6 +14,7 @@ help:
 	@echo "make demo   export the models, serve them, locate RECORDING ($(RECORDING)), print the fix"
 	@echo "make test   run the tests        make lint   ruff and mypy"
 	@echo "make bench  print the ratios     make serve  serve $(REPOSITORY) until Ctrl-C"
+	@echo "make bench-serving   overload, mixed requests, swaps, memory (SOAK_MINUTES=$(SOAK_MINUTES))"
 
 .PHONY: setup
 setup: $(VENV)/.installed
@@ -69,6 +71,10 @@ test: setup
 .PHONY: bench
 bench: setup
 	$(BIN)/python tests/benchmarks/ratios.py
+
+.PHONY: bench-serving
+bench-serving: setup
+	$(BIN)/python tests/benchmarks/serving.py --soak-minutes $(SOAK_MINUTES)
 
 .PHONY: precisions
 precisions: setup

@@ -25,7 +25,7 @@ BATCHES = (1, 1, 3)
 GPU_SLACK = 1_000
 # Differences of the front end within its tolerance reach the network's outputs.
 ENSEMBLE_SLACK = 10
-BUSY_TEXT = "Exceeds maximum queue size"
+BUSY_TEXTS = ("Exceeds maximum queue size", "Request timeout expired")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +133,6 @@ def _ask(server: LiveServer, spec: Served, inputs: Mapping[str, Array]) -> tuple
         try:
             return server.infer(spec.name, inputs)
         except LiveServerError as error:
-            if BUSY_TEXT not in str(error) or time.monotonic() > deadline:
+            if not any(t in str(error) for t in BUSY_TEXTS) or time.monotonic() > deadline:
                 raise
             time.sleep(READY_POLL_S)

@@ -8,8 +8,9 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
 from rfserve.export import accelerator
-from rfserve.export.spec import EnsembleSpec, ModelSpec, TensorSpec
+from rfserve.export.spec import EnsembleSpec, ModelSpec, TensorSpec, queueing
 from rfserve.export.spec.model import Served
+from rfserve.export.spec.queueing import Priority, QueueLimits
 
 # Options of the stock backend's CUDA provider that hold only when given as parameters.
 CUDA_PARAMETERS = {
@@ -18,7 +19,6 @@ CUDA_PARAMETERS = {
     "do_copy_in_default_stream": "1",
     "gpu_mem_limit": str(8 * 2**30),
 }
-MAX_QUEUE_SIZE = 128
 WARMUP_BATCHES = (1, 8)
 
 
@@ -84,7 +84,9 @@ def _config(spec: Served, configuration: Configuration, cores: int | None) -> di
     }
     if isinstance(spec, EnsembleSpec):
         return config | {"platform": "ensemble", "ensemble_scheduling": {"step": _steps(spec)}}
-    config |= _graph_config(spec, configuration.target, cores)
+    if cores is not None:
+        spec = spec.on_cores(configuration.target, cores)
+    config |= _graph_config(spec, configuration.target)
     if configuration.tensorrt and accelerator.accelerates(spec):
         config["optimization"] = {"execution_accelerators": {"gpu_execution_accelerator": [_tensorrt(spec)]}}
     return config
@@ -106,10 +108,8 @@ def _steps(spec: EnsembleSpec) -> list[dict[str, object]]:
     ]
 
 
-def _graph_config(spec: ModelSpec, target: str, cores: int | None) -> dict[str, object]:
+def _graph_config(spec: ModelSpec, target: str) -> dict[str, object]:
     placement = spec.placements[target]
-    if cores is not None:
-        placement = placement.on(cores)
     parameters = {
         "intra_op_thread_count": str(placement.intra_op_threads),
         "inter_op_thread_count": "1",
@@ -122,12 +122,35 @@ def _graph_config(spec: ModelSpec, target: str, cores: int | None) -> dict[str, 
         "backend": "onnxruntime",
         "default_model_filename": "model.onnx",
         "instance_group": [{"kind": f"KIND_{target.upper()}", "count": placement.instances}],
-        "dynamic_batching": {
-            "max_queue_delay_microseconds": placement.queue_delay_us,
-            "default_queue_policy": {"max_queue_size": MAX_QUEUE_SIZE},
-        },
+        "dynamic_batching": _batching(spec, target),
         "parameters": {k: {"string_value": v} for k, v in parameters.items()},
         "model_warmup": [_warmup(spec, batch) for batch in _warmup_batches(spec)],
+    }
+
+
+def _batching(spec: ModelSpec, target: str) -> dict[str, object]:
+    limits = queueing.queue_limits(spec, target)
+    batching: dict[str, object] = {
+        "max_queue_delay_microseconds": spec.placements[target].queue_delay_us,
+        "priority_levels": len(Priority),
+        "default_priority_level": int(Priority.NORMAL),
+        "default_queue_policy": _queue_policy(limits[Priority.NORMAL]),
+        "priority_queue_policy": {int(level): _queue_policy(found) for level, found in limits.items()},
+    }
+    rows = queueing.largest_formed_batch(spec, target)
+    if rows < spec.max_batch_size:
+        # Without a delay, the batcher sends what waits up to this many rows, and never waits for more.
+        batching["preferred_batch_size"] = [rows]
+    return batching
+
+
+def _queue_policy(limits: QueueLimits) -> dict[str, object]:
+    return {
+        "timeout_action": "REJECT",
+        # Triton takes the request's own time-out when it is shorter than this, and never without this.
+        "default_timeout_microseconds": round(1e3 * limits.timeout_ms),
+        "allow_timeout_override": True,
+        "max_queue_size": limits.size,
     }
 
 

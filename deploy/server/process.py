@@ -1,31 +1,37 @@
 """A tritonserver process: started, watched until every model is ready, and always stopped."""
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-import uuid
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from rfserve.server import binary, draining, object_location, process_group, startup_log
+from rfserve.server import binary, draining, object_location, process_group, shared_memory, startup_log
 from rfserve.server.errors import ModelLoadError, RepositoryError, ServerError, ServerStopped
 from rfserve.server.http_api import HttpApi
 from rfserve.server.options import ServerOptions
 
 __all__ = ["ServerOptions", "TritonServer"]
 
+TETHER = Path(__file__).with_name("tether.py")
 POLL_S = 0.1
 UNSTARTED_EXIT_S = 5.0
 LOG_LINES_SHOWN = 30
 
 
 class TritonServer:
-    """A context manager around one tritonserver. Entering returns when every model is ready to serve."""
+    """A context manager around one tritonserver. Entering returns when every model is ready to serve.
+
+    tritonserver is told to end when the thread ends that started it, so that nothing is left of a launcher that was
+    killed.
+    """
 
     def __init__(self, options: ServerOptions) -> None:
         self.options = options
@@ -35,6 +41,7 @@ class TritonServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._log_path = Path()
         self.unavailable: dict[str, str] = {}
+        self.shared_memory_prefix = shared_memory.new_prefix()
 
     @property
     def grpc_url(self) -> str:
@@ -136,11 +143,20 @@ class TritonServer:
     def _spawn(self) -> None:
         folder = Path(tempfile.mkdtemp(prefix="rfserve-"))
         self._cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        self._cleanup.callback(shared_memory.remove, self.shared_memory_prefix)
         found = binary.find(folder / "backends")
         self._log_path = self.options.log_file or folder / "tritonserver.log"
         log: IO[bytes] = self._cleanup.enter_context(self._log_path.open("wb"))
         self._process = subprocess.Popen(
-            [str(found.path), *found.arguments, *self._arguments()],
+            [
+                sys.executable,
+                "-S",
+                str(TETHER),
+                str(os.getpid()),
+                str(found.path),
+                *found.arguments,
+                *self._arguments(),
+            ],
             env=found.environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -166,7 +182,7 @@ class TritonServer:
             f"--http-port={self._http}",
             f"--metrics-port={self._metrics}",
             # Two servers on one host would share their shared-memory names.
-            f"--backend-config=python,shm-region-prefix-name=rfserve-{uuid.uuid4().hex[:12]}",
+            f"--backend-config=python,shm-region-prefix-name={self.shared_memory_prefix}",
             *options.security.arguments(options.address),
             *options.extra_arguments,
         ]

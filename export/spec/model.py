@@ -10,7 +10,7 @@ from rfserve.export.spec.tensor import Array, Axis, TensorSpec
 TARGETS = ("cpu", "gpu")
 # The machine that the specs place their models on, for the CPU.
 SPEC_CORES = 2
-THREADS_AN_INSTANCE = 4
+FEWEST_INSTANCES, THREADS_AN_INSTANCE = 2, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,26 +27,35 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """How a target runs a model: instances, ONNX Runtime threads of each, and the batcher's wait for more requests."""
+    """How a target runs a model: instances, ONNX Runtime threads of each, and the batcher's wait for more requests.
+
+    Triton 24.10 allows neither one instance nor a delay where a queue has limits. An instance tells the batcher that it
+    is about to be free before it is; a batcher that is quicker finds none free and looks again after 500 ms, unless
+    another instance or request wakes it (measured: half of the requests that arrived while the only instance was busy).
+    And what waited for a delay is merged in a way that leaks a count of free instances for good, so that the model
+    becomes slower and slower (triton-inference-server/server#8870).
+    """
 
     instances: int
     intra_op_threads: int
-    queue_delay_us: int
+    queue_delay_us: int = 0
 
     def __post_init__(self) -> None:
-        if self.instances < 1 or self.intra_op_threads < 1 or self.queue_delay_us < 0:
-            raise SpecError(f"placement: got {self}; expected instances and threads from 1, delay from 0")
+        if self.instances < FEWEST_INSTANCES or self.intra_op_threads < 1 or self.queue_delay_us != 0:
+            raise SpecError(
+                f"placement: got {self}; expected instances from {FEWEST_INSTANCES}, threads from 1, and no delay"
+            )
 
     def on(self, cores: int) -> "Placement":
-        """The placement for another number of CPU cores: one instance, and one more for every further four cores.
+        """The placement for another number of CPU cores: two instances, from twelve cores on one for every four.
 
         Threads of one instance shorten each answer, but the second already gains 1.8 times instead of 2; instances
-        beside each other lose nothing. All threads together are never more than the cores.
+        beside each other lose nothing. From two cores on, all threads together are never more than the cores.
         """
         if cores < 1:
             raise SpecError(f"placement: got {cores} cores; expected 1 or more")
-        instances = max(1, cores // THREADS_AN_INSTANCE)
-        return replace(self, instances=instances, intra_op_threads=cores // instances)
+        instances = max(FEWEST_INSTANCES, cores // THREADS_AN_INSTANCE)
+        return replace(self, instances=instances, intra_op_threads=max(1, cores // instances))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +130,9 @@ class ModelSpec(_Served):
     """A model with an ONNX graph of its own. Empty `variants` means that there is one size of it."""
 
     placements: Mapping[str, Placement]
+    # What a row costs a target that does nothing else, in ms: the inverse of its saturated rate, with all receivers
+    # active. A target that is missing has not been measured.
+    row_costs_ms: Mapping[str, float] = field(default_factory=dict)
     # Trained weights come from a checkpoint; a front end has none.
     has_weights: bool = True
     variants: tuple[str, ...] = ()
@@ -134,6 +146,8 @@ class ModelSpec(_Served):
         super().__post_init__()
         if set(self.placements) != set(TARGETS):
             raise SpecError(f"{self.name}: placements for {sorted(self.placements)}; expected {sorted(TARGETS)}")
+        if set(self.row_costs_ms) - set(TARGETS) or any(cost <= 0 for cost in self.row_costs_ms.values()):
+            raise SpecError(f"{self.name}: got row costs {dict(self.row_costs_ms)}; expected ms above 0 by target")
         if self.opset < 14:
             raise SpecError(f"{self.name}: got opset {self.opset}; expected 14 or newer")
         decided = [FP32, *self.drift_limits, *self.not_offered]
@@ -145,6 +159,12 @@ class ModelSpec(_Served):
         missing = [t.name for t in self.inputs if t.values is None]
         if missing:
             raise SpecError(f"{self.name}: inputs {missing} declare no values, so no example can be made")
+
+    def on_cores(self, target: str, cores: int) -> "ModelSpec":
+        """The model on machines of so many CPU cores, which are taken to serve in proportion to them."""
+        placement = self.placements[target].on(cores)
+        costs = {t: ms * SPEC_CORES / cores if t == target else ms for t, ms in self.row_costs_ms.items()}
+        return replace(self, placements={**self.placements, target: placement}, row_costs_ms=costs)
 
 
 @dataclass(frozen=True, kw_only=True)

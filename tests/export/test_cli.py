@@ -128,7 +128,7 @@ def test_cores_of_the_machines_are_kept_and_place_the_model(repository: Path, ca
         return config.instance_group[0].count, config.parameters["intra_op_thread_count"].string_value
 
     gpu = (repository / "mel_features" / "configs" / "gpu.pbtxt").read_text()
-    assert placement() == (1, "2")
+    assert placement() == (2, "1")
     assert run(capsys, "configure", "--cpu-cores", 9, "--repository", repository)[0] == 0
     assert placement() == (2, "4")
     assert run(capsys, "configure", "--repository", repository)[0] == 0
@@ -139,7 +139,7 @@ def test_cores_of_the_machines_are_kept_and_place_the_model(repository: Path, ca
     assert code == 1
     assert "got 0 cores for cpu" in error
     assert run(capsys, "configure", "--cpu-cores", 2, "--repository", repository)[0] == 0
-    assert placement() == (1, "2")
+    assert placement() == (2, "1")
 
 
 def test_manifest_holds_the_parity_figures(repository: Path):

@@ -102,7 +102,7 @@ def test_contradicting_spec_is_refused(change, message):
 
 
 @pytest.mark.parametrize(
-    ("cores", "instances", "threads"), [(1, 1, 1), (2, 1, 2), (4, 1, 4), (7, 1, 7), (8, 2, 4), (17, 4, 4), (64, 16, 4)]
+    ("cores", "instances", "threads"), [(1, 2, 1), (2, 2, 1), (4, 2, 2), (7, 2, 3), (8, 2, 4), (17, 4, 4), (64, 16, 4)]
 )
 def test_placement_for_other_machines_never_has_more_threads_than_cores(cores, instances, threads):
     placement = SPEC.placements["cpu"].on(cores)

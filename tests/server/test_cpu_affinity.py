@@ -1,10 +1,13 @@
 """Threads keep to CPUs of their own where an instance has all of them, and only there."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from google.protobuf import text_format
 
+from rfserve.export import pbtxt
 from rfserve.server.backends.onnxruntime.cpu_affinity import cpus, of_instance, worker_option
 from rfserve.server.process import ServerOptions, TritonServer
 
@@ -44,13 +47,19 @@ def test_other_placements_are_left_to_the_kernel(groups, instance):
 
 
 @pytest.mark.server
-def test_a_served_model_keeps_to_its_cpus(repository: Path):
+def test_a_model_that_fills_the_machine_keeps_to_its_cpus(repository: Path, tmp_path: Path):
     before = os.sched_getaffinity(0)
     if len(before) < 2:
         pytest.skip("one CPU: there is nothing to choose")
     pair = set(sorted(before)[:2])
-    options = ServerOptions(repository=repository, models=("mel_features",), grpc_port=0, http_port=0, metrics_port=0)
-    # Inherited by what is started; the configuration has two threads.
+    shutil.copytree(repository / "mel_features", tmp_path / "mel_features")
+    for file in (tmp_path / "mel_features").rglob("*.pbtxt"):
+        config = pbtxt.parse(file.read_text())
+        config.instance_group[0].count = 1
+        config.parameters["intra_op_thread_count"].string_value = "2"
+        file.write_text(text_format.MessageToString(config))
+    options = ServerOptions(repository=tmp_path, grpc_port=0, http_port=0, metrics_port=0)
+    # Inherited by what is started.
     os.sched_setaffinity(0, pair)
     try:
         with TritonServer(options) as server:

@@ -65,9 +65,10 @@ IQ_FEATURES = ModelSpec(
     tolerance=1e-3,
     has_weights=False,
     not_offered=dict.fromkeys((FP16, INT8), FRONT_END_PRECISION),
-    budgets={"cpu": Budget(p99_ms=80, rate_hz=10), "gpu": Budget(p99_ms=20, rate_hz=50)},
+    budgets={"cpu": Budget(p99_ms=220, rate_hz=10), "gpu": Budget(p99_ms=20, rate_hz=50)},
+    row_costs_ms={"cpu": 13},
     placements={
-        "cpu": Placement(instances=1, intra_op_threads=2, queue_delay_us=0),
-        "gpu": Placement(instances=1, intra_op_threads=2, queue_delay_us=500),
+        "cpu": Placement(instances=2, intra_op_threads=1),
+        "gpu": Placement(instances=2, intra_op_threads=1),
     },
 )

@@ -30,9 +30,10 @@ LOCALIZATION_NET = ModelSpec(
         INT8: DriftLimit(position_p99_m=100, position_worst_m=200, sigma_p99_percent=5, sigma_worst_percent=10),
     },
     variants=("large", "base", "small", "tiny"),
-    budgets={"cpu": Budget(p99_ms=400, rate_hz=3), "gpu": Budget(p99_ms=30, rate_hz=50)},
+    budgets={"cpu": Budget(p99_ms=700, rate_hz=3), "gpu": Budget(p99_ms=30, rate_hz=50)},
+    row_costs_ms={"cpu": 105},
     placements={
-        "cpu": Placement(instances=1, intra_op_threads=2, queue_delay_us=0),
-        "gpu": Placement(instances=1, intra_op_threads=2, queue_delay_us=500),
+        "cpu": Placement(instances=2, intra_op_threads=1),
+        "gpu": Placement(instances=2, intra_op_threads=1),
     },
 )

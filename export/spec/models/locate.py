@@ -15,7 +15,7 @@ def locate_ensemble(name: str, network: ModelSpec) -> EnsembleSpec:
         axes=IQ_FEATURES.axes,
         max_batch_size=min(IQ_FEATURES.max_batch_size, network.max_batch_size),
         tolerance=network.tolerance,
-        budgets={"cpu": Budget(p99_ms=150, rate_hz=8), "gpu": Budget(p99_ms=30, rate_hz=50)},
+        budgets={"cpu": Budget(p99_ms=400, rate_hz=8), "gpu": Budget(p99_ms=30, rate_hz=50)},
         steps=(
             Step(
                 model=IQ_FEATURES,

@@ -12,7 +12,7 @@ LOCATE_SPECTROGRAM = EnsembleSpec(
     axes=MEL_FEATURES.axes,
     max_batch_size=min(MEL_FEATURES.max_batch_size, LOCALIZATION_NET.max_batch_size),
     tolerance=LOCALIZATION_NET.tolerance,
-    budgets={"cpu": Budget(p99_ms=500, rate_hz=3), "gpu": Budget(p99_ms=50, rate_hz=25)},
+    budgets={"cpu": Budget(p99_ms=800, rate_hz=3), "gpu": Budget(p99_ms=50, rate_hz=25)},
     steps=(
         Step(
             model=MEL_FEATURES,
