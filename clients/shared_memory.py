@@ -19,7 +19,7 @@ from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from rfserve.clients.connection import Connection, to_wire
-from rfserve.clients.errors import ClientError, DeadlineExceeded, RequestError, RequestRejected, ServerUnavailable
+from rfserve.clients.errors import ClientError, DeadlineExceeded, RequestError, ServerUnavailable
 from rfserve.export.spec import find
 from rfserve.export.spec.model import Served
 from rfserve.export.spec.tensor import Array
@@ -71,7 +71,7 @@ class Regions:
             try:
                 return send(_inputs(spec, arrays, region), outputs)
             except RequestError as error:
-                lost = isinstance(error, RequestRejected) and LOST_TEXT in str(error)
+                lost = LOST_TEXT in str(error)
                 # Nobody waits for an answer after the deadline, but the server may still read.
                 usable = not lost and not isinstance(error, DeadlineExceeded)
                 if last or not lost:

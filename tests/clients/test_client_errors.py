@@ -154,6 +154,15 @@ def test_deadline_ends_a_call_that_gets_no_answer(call, serve, observe):
     assert len(server.requests) == 1
 
 
+def test_server_is_told_how_long_its_answer_is_waited_for(call, serve, answer, refuse, observe):
+    server = serve(refuse(AWAY, "starting"), refuse(AWAY, "starting"), refuse(AWAY, "starting"), answer())
+    call(server.url, "locate", [observe()], timeout_s=2.0)
+    told = [r.parameters["timeout"].int64_param for r in server.requests]
+    assert 1_500_000 < told[0] < 1_960_000
+    assert told == sorted(told, reverse=True)
+    assert told[0] - told[-1] > 100_000
+
+
 def test_answer_is_refused_when_a_row_is_not_finite(call, serve, answer, observe):
     server = serve(answer(positions=[[45, 7], [np.nan, 7]], uncertainties=[[1, 2], [1, 2]]))
     with pytest.raises(InvalidAnswer, match=r"1 of 2 rows hold no fix: row 1: .*no active receiver"):
