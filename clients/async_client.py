@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -34,11 +34,14 @@ class AsyncLocalizationClient:
         timeout_s: float,
         model: str = "locate",
         version: str = "",
+        known_receivers: Collection[int] | None = None,
+        minimum_receivers: int | None = None,
         hedging: Hedging | None = None,
         **options: Any,
     ) -> None:
         self.connection = Connection(url=url, timeout_s=timeout_s, **options)
         self.model, self.version = model, version
+        self.known_receivers, self.minimum_receivers = known_receivers, minimum_receivers
         self.counts = Counts()
         self._budget = RetryBudget(self.connection.retry_limit)
         self._servers = self.connection.open(triton.InferenceServerClient)
@@ -65,11 +68,20 @@ class AsyncLocalizationClient:
         self, events: Sequence[Sequence[Observation]], *, request_id: str | None = None
     ) -> list[Fix]:
         """One fix for each event, in one request; `InvalidAnswer` names every event that got none."""
-        question = Question(self.model, events, request_id)
+        question = self._question(events, request_id)
         answer, version = await self.infer(
             self.model, question.arrays, version=self.version, request_id=question.request_id
         )
         return question.fixes(answer, version)
+
+    def _question(self, events: Sequence[Sequence[Observation]], request_id: str | None) -> Question:
+        return Question(
+            self.model,
+            events,
+            request_id,
+            known_receivers=self.known_receivers,
+            minimum_receivers=self.minimum_receivers,
+        )
 
     def locate_many(
         self,

@@ -2,31 +2,22 @@
 
 import argparse
 import json
-import math
-import os
 import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from rfserve.clients import map_page, tensor_file
-from rfserve.clients.alignment import align
+from rfserve.clients import batch_command, connection_options, event_options, map_page, tensor_file
 from rfserve.clients.client import LocalizationClient
 from rfserve.clients.errors import ClientError, PositionInvalid
 from rfserve.clients.fix import Fix
+from rfserve.clients.geodesy import distance_m
 from rfserve.clients.observation import check_position
-from rfserve.clients.recording import read_event
 from rfserve.clients.synthetic_event import SyntheticEvent, write
 from rfserve.export.spec import ENSEMBLES, RfserveError
-from rfserve.export.spec.models.iq_features import RAW_SAMPLES
-from rfserve.export.spec.models.mel_features import MEL_RAW_SAMPLES
-
-DEFAULT_URL = os.environ.get("RFSERVE_URL", "127.0.0.1:8001")
-MEAN_RADIUS_M = 6_371_008.8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,10 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _locate(options: argparse.Namespace) -> int:
-    axis = MEL_RAW_SAMPLES if options.model == "locate_spectrogram" else RAW_SAMPLES
-    observations = align(read_event(options.recordings), start_s=options.start_s, samples=axis)
-    tls = _tls(options)
-    with LocalizationClient(options.url, model=options.model, timeout_s=options.timeout_s, **tls) as client:
+    observations = event_options.read(options, options.recordings)
+    with LocalizationClient(model=options.model, **connection_options.from_options(options)) as client:
         fix = client.locate(observations)
     if options.output == "json":
         print(fix.to_json())
@@ -72,6 +61,7 @@ def _text(fix: Fix, confidence: float, names: list[str], truth: tuple[float, flo
         f"sigma      {fix.sigma_north_m:.1f} m north, {fix.sigma_east_m:.1f} m east",
         f"ellipse    {shape.semi_north_m:.1f} m north, {shape.semi_east_m:.1f} m east at {confidence:.0%}",
         f"receivers  {', '.join(names)}",
+        *(f"left out   {d.name}: {d.reason}" for d in fix.dropped),
         f"model      {fix.model} version {fix.model_version}",
         f"took       {timings}",
     ]
@@ -79,14 +69,6 @@ def _text(fix: Fix, confidence: float, names: list[str], truth: tuple[float, flo
         away_m = distance_m((fix.latitude_deg, fix.longitude_deg), truth)
         lines.append(f"error      {away_m:.0f} m from {truth[0]:.6f}°, {truth[1]:.6f}°")
     return "\n".join(lines)
-
-
-def distance_m(a: tuple[float, float], b: tuple[float, float]) -> float:
-    """Great-circle distance between two (latitude, longitude) in degrees, by the haversine formula."""
-    latitude = math.radians(b[0] - a[0]) / 2
-    longitude = math.radians(b[1] - a[1]) / 2
-    scale = math.cos(math.radians(a[0])) * math.cos(math.radians(b[0]))
-    return 2 * MEAN_RADIUS_M * math.asin(math.sqrt(math.sin(latitude) ** 2 + scale * math.sin(longitude) ** 2))
 
 
 def _infer(options: argparse.Namespace) -> int:
@@ -101,7 +83,7 @@ def _infer(options: argparse.Namespace) -> int:
         raise ClientError(
             f"cannot read {options.file}: {error}; expected an .npz with one array for each input"
         ) from error
-    with LocalizationClient(options.url, timeout_s=options.timeout_s, **_tls(options)) as client:
+    with LocalizationClient(**connection_options.from_options(options)) as client:
         answer, version = client.infer(options.model, arrays)
     if options.output_file is not None:
         try:
@@ -119,10 +101,6 @@ def _infer(options: argparse.Namespace) -> int:
 def _synthesize(options: argparse.Namespace) -> int:
     print(write(SyntheticEvent(receivers=options.receivers, seed=options.seed), options.folder))
     return 0
-
-
-def _tls(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in ("tls", "root_certificates", "private_key", "certificate_chain")}
 
 
 def _place(text: str) -> tuple[float, float]:
@@ -153,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     locate.add_argument("--output", choices=("text", "json", "geojson"), default="text", help="default: %(default)s")
     locate.add_argument("--map", type=Path, metavar="FILE.html", help="write a map that needs no network")
     locate.add_argument("--confidence", type=_confidence, default=0.95, help="of the ellipse (default: %(default)s)")
-    locate.add_argument("--start-s", type=float, default=0.0, help="begin so long after the first common instant")
+    event_options.add_to(locate)
     locate.add_argument("--truth", type=_place, metavar="LAT,LON", help="print how far the fix is from there")
     locate.add_argument("--note", help="a line for the map")
     locate.set_defaults(run=_locate)
@@ -165,15 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     infer.set_defaults(run=_infer)
 
     for command in (locate, infer):
-        command.add_argument(
-            "--url", default=DEFAULT_URL, help="gRPC address (default: RFSERVE_URL, else 127.0.0.1:8001)"
-        )
-        command.add_argument("--timeout-s", type=float, default=10.0, help="default: %(default)s")
-        command.add_argument("--tls", action="store_true", help="encrypt; trusts the system's roots")
-        command.add_argument("--root-certificates", type=Path, metavar="CA.pem", help="encrypt, and trust these")
-        command.add_argument("--private-key", type=Path, metavar="KEY.pem", help="for a server that asks who calls")
-        command.add_argument("--certificate-chain", type=Path, metavar="CERT.pem", help="goes with --private-key")
+        connection_options.add_to(command)
 
+    batch_command.add_to(commands)
     tensor_file.add_to(commands)
 
     synthesize = commands.add_parser("synthesize", help="write a small synthetic SigMF event with its truth")

@@ -1,7 +1,7 @@
 """The blocking client: observations to fixes over gRPC."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -27,6 +27,10 @@ class LocalizationClient:
     options are those of `Connection` (several servers, connections, retries, TLS). Methods raise the errors of
     `rfserve.clients.errors`, and `TensorError` for tensors that do not fit the model's spec, before anything is sent.
 
+    `known_receivers` are the receiver ids that the checkpoint was trained with, if that is not all of 0 to 9. Receivers
+    that must not be sent (an id that is not among them, the same receiver twice) are an error, or are left out as long
+    as `minimum_receivers` remain: the fix then says so, as it does for those that `alignment.align` left out.
+
     `shared_memory` hands tensors to a server on this machine without sending them: worth it for the raw IQ of the
     ensembles, and not for what is smaller (see `rfserve.clients.shared_memory`); a server may want its administrator's
     `admin_key` for that. `counts` says what was sent.
@@ -39,12 +43,15 @@ class LocalizationClient:
         timeout_s: float,
         model: str = "locate",
         version: str = "",
+        known_receivers: Collection[int] | None = None,
+        minimum_receivers: int | None = None,
         shared_memory: bool = False,
         admin_key: str = "",
         **options: Any,
     ) -> None:
         self.connection = Connection(url=url, timeout_s=timeout_s, **options)
         self.model, self.version = model, version
+        self.known_receivers, self.minimum_receivers = known_receivers, minimum_receivers
         self.counts = Counts()
         self._budget = RetryBudget(self.connection.retry_limit)
         self._servers = self.connection.open(triton.InferenceServerClient)
@@ -73,9 +80,18 @@ class LocalizationClient:
 
     def locate_batch(self, events: Sequence[Sequence[Observation]], *, request_id: str | None = None) -> list[Fix]:
         """One fix for each event, in one request; `InvalidAnswer` names every event that got none."""
-        question = Question(self.model, events, request_id)
+        question = self._question(events, request_id)
         answer, version = self.infer(self.model, question.arrays, version=self.version, request_id=question.request_id)
         return question.fixes(answer, version)
+
+    def _question(self, events: Sequence[Sequence[Observation]], request_id: str | None) -> Question:
+        return Question(
+            self.model,
+            events,
+            request_id,
+            known_receivers=self.known_receivers,
+            minimum_receivers=self.minimum_receivers,
+        )
 
     def locate_many(
         self, events: Iterable[EventSource], *, concurrency: int = 4, ordered: bool = True, progress: bool = False

@@ -9,6 +9,7 @@ Point = tuple[float, float]
 # WGS 84: semi-major axis and first eccentricity squared.
 WGS84_A_M = 6_378_137.0
 WGS84_E2 = 6.694379990141e-3
+MEAN_RADIUS_M = 6_371_008.8
 
 
 def metres_per_degree(latitude_deg: float) -> tuple[float, float]:
@@ -22,6 +23,14 @@ def metres_per_degree(latitude_deg: float) -> tuple[float, float]:
     parallel_m = WGS84_A_M * math.cos(latitude) / math.sqrt(bulge)
     # A pole has no east: keep what divides by it finite.
     return math.radians(meridian_m), math.radians(max(parallel_m, 1.0))
+
+
+def distance_m(a: tuple[float, float], b: tuple[float, float]) -> float:
+    """Great-circle distance between two (latitude, longitude) in degrees, by the haversine formula."""
+    latitude = math.radians(b[0] - a[0]) / 2
+    longitude = math.radians(b[1] - a[1]) / 2
+    scale = math.cos(math.radians(a[0])) * math.cos(math.radians(b[0]))
+    return 2 * MEAN_RADIUS_M * math.asin(math.sqrt(math.sin(latitude) ** 2 + scale * math.sin(longitude) ** 2))
 
 
 def unwrapped(longitude_deg: float, near_deg: float) -> float:

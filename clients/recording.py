@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sigmf.sigmffile import dtype_info, get_sigmf_filenames
 
 from rfserve.clients import metadata
-from rfserve.clients.errors import RecordingError
+from rfserve.clients.errors import ClientError, RecordingError
 from rfserve.clients.observation import Observation, check_position
 
 META, DATA, COLLECTION = ".sigmf-meta", ".sigmf-data", ".sigmf-collection"
@@ -83,27 +83,56 @@ class Recording:
         return parts.view(np.complex64).reshape(count)
 
 
-def read_event(paths: Sequence[Path], *, verify_data: bool = True) -> list[Recording]:
+def read_event(
+    paths: Sequence[Path], *, verify_data: bool = True, drop: Callable[[int, str, ClientError], None] | None = None
+) -> list[Recording]:
     """The recordings that the paths name: a collection stands for all of its streams, in its order.
 
     A recording is named by either of its two files, or by what their names share. Checksums are verified; that reads
     every sample once, which `verify_data=False` leaves out. `RecordingError` (or `PositionInvalid`) says which file is
-    wrong, and how.
+    wrong, and how; `drop` (of an `event.Screen`) gets the place, name and error of each instead, and the rest is read.
     """
     if not paths:
         raise RecordingError(f"no recording was given; expected a {COLLECTION}, or {META} files")
     found: list[Recording] = []
-    for path in paths:
-        streams = _streams(path) if path.suffix == COLLECTION else [path]
-        found += [_read_recording(stream, verify_data=verify_data) for stream in streams]
+    streams = [s for p in paths for s in (_streams(p) if p.suffix == COLLECTION else [_Stream(meta=p)])]
+    for place, stream in enumerate(streams):
+        try:
+            stream.check()
+            found.append(_read_recording(stream.meta, verify_data=verify_data))
+        except ClientError as error:
+            if drop is None:
+                raise
+            drop(place, stream.meta.stem, error)
+    if drop is not None:
+        return found
     names = [r.name for r in found]
     if len(set(names)) != len(names):
         raise RecordingError(f"got the same receiver twice: {', '.join(names)}; give each receiver once")
     return found
 
 
-def _streams(path: Path) -> list[Path]:
-    """The metadata files that a collection lists, unchanged since it was written."""
+@dataclass(frozen=True, kw_only=True)
+class _Stream:
+    """A metadata file and, in a collection, its name and its hash when the collection was written."""
+
+    meta: Path
+    collection: str = ""
+    hash: object = None
+
+    def check(self) -> None:
+        if not self.collection:
+            return
+        if not self.meta.is_file():
+            raise RecordingError(
+                f"{self.collection} lists {self.meta.name.removesuffix(META)}, but there is no {self.meta.name} beside "
+                "it; add it"
+            )
+        _require_hash(self.meta, self.hash)
+
+
+def _streams(path: Path) -> list[_Stream]:
+    """What a collection lists."""
     listed = _json(path).get("collection")
     streams = listed.get("core:streams") if isinstance(listed, dict) else None
     if not isinstance(streams, list) or not streams:
@@ -115,10 +144,7 @@ def _streams(path: Path) -> list[Path]:
         if not isinstance(name, str) or not name or Path(name).name != name:
             raise RecordingError(f"{path.name}: got stream {stream!r}; expected the name of a recording beside it")
         meta = path.with_name(name + META)
-        if not meta.is_file():
-            raise RecordingError(f"{path.name} lists {name}, but there is no {meta.name} beside it; add it")
-        _require_hash(meta, stream.get("hash"))
-        found.append(meta)
+        found.append(_Stream(meta=meta, collection=path.name, hash=stream.get("hash")))
     return found
 
 

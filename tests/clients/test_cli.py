@@ -4,7 +4,8 @@ import grpc
 import numpy as np
 import pytest
 
-from rfserve.clients.cli import distance_m, main
+from rfserve.clients.cli import main
+from rfserve.clients.geodesy import distance_m
 from rfserve.clients.recording import read_event
 from rfserve.export.spec import example, find
 

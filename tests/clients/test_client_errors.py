@@ -55,7 +55,7 @@ def free_port():
 
 def test_fix_says_who_answered(call, serve, answer, observe):
     server = serve(answer())
-    fix = call(server.url, "locate", [observe(), observe()], timeout_s=5.0)
+    fix = call(server.url, "locate", [observe(), observe(latitude_deg=45.2)], timeout_s=5.0)
     assert (fix.latitude_deg, fix.longitude_deg) == (pytest.approx(45.1, abs=2e-6), pytest.approx(7.6, abs=2e-6))
     assert (fix.sigma_north_m, fix.sigma_east_m) == (30.0, 20.0)
     assert (fix.model, fix.model_version) == ("locate", "3")

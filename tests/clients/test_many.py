@@ -135,9 +135,8 @@ def test_what_was_begun_is_handed_out_when_the_events_themselves_end_in_an_error
         raise OSError("the disk is gone")
 
     found = []
-    with LocalizationClient(places.url, timeout_s=20.0) as client:
-        with pytest.raises(OSError, match="disk"):
-            found.extend(client.locate_many(events(), concurrency=2))
+    with LocalizationClient(places.url, timeout_s=20.0) as client, pytest.raises(OSError, match="disk"):
+        found.extend(client.locate_many(events(), concurrency=2))
     assert latitudes(found) == [1, 2, 3]
 
 

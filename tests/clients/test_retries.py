@@ -82,8 +82,7 @@ def test_retries_stay_within_a_share_of_the_calls(begin):
             attempts.failed(channel, ServerUnavailable("away"))
             sent += 1
         except ServerUnavailable as error:
-            assert "retry limit" in error.__notes__[0]
-            refused += attempts._counts.refused
+            refused += attempts._counts.refused and "retry limit" in error.__notes__[0]
     assert 105 <= sent <= 110
     assert refused == 1000 - sent
 

@@ -6,8 +6,8 @@ import pytest
 from sigmf.sigmffile import SigMFFile
 
 from rfserve.clients.alignment import align
-from rfserve.clients.cli import distance_m
 from rfserve.clients.errors import ClientError
+from rfserve.clients.geodesy import distance_m
 from rfserve.clients.recording import read_event
 from rfserve.clients.synthetic_event import EMITTER_DEG, ROLL_OFF, SPEED_OF_LIGHT_M_S, SyntheticEvent, receive, write
 
