@@ -1,28 +1,51 @@
 """The asynchronous client: the same requests, answers and errors as the blocking one."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
-from rfserve.clients import tracing
-from rfserve.clients.connection import READY_POLL_S, Attempts, Connection, ReadyWait, from_wire, to_wire
+from rfserve.clients import many
+from rfserve.clients.connection import READY_POLL_S, Connection, ReadyWait, from_wire, server_timeout_us, to_wire
 from rfserve.clients.fix import Fix
+from rfserve.clients.hedging import HedgeDelay, Hedging
+from rfserve.clients.many import EventSource, Outcome
 from rfserve.clients.observation import Observation
 from rfserve.clients.request import Question
+from rfserve.clients.retries import Attempts, Counts, RetryBudget
+from rfserve.clients.servers import Channel
 from rfserve.export.spec.tensor import Array
 
 
 class AsyncLocalizationClient:
-    """As `LocalizationClient`, for one event loop. Make it inside the loop, and use it as `async with`."""
+    """As `LocalizationClient`, for one event loop. Make it inside the loop, and use it as `async with`.
 
-    def __init__(self, url: str, *, timeout_s: float, model: str = "locate", version: str = "", **tls: Any) -> None:
-        self.connection = Connection(url=url, timeout_s=timeout_s, **tls)
+    `hedging` sends a request a second time when its answer is late. It has no shared memory.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        *,
+        timeout_s: float,
+        model: str = "locate",
+        version: str = "",
+        known_receivers: Collection[int] | None = None,
+        minimum_receivers: int | None = None,
+        hedging: Hedging | None = None,
+        **options: Any,
+    ) -> None:
+        self.connection = Connection(url=url, timeout_s=timeout_s, **options)
         self.model, self.version = model, version
-        self._client = triton.InferenceServerClient(self.connection.target, **self.connection.channel_options())
+        self.known_receivers, self.minimum_receivers = known_receivers, minimum_receivers
+        self.counts = Counts()
+        self._budget = RetryBudget(self.connection.retry_limit)
+        self._servers = self.connection.open(triton.InferenceServerClient)
+        self._delay = HedgeDelay(hedging) if hedging is not None else None
 
     async def __aenter__(self) -> "AsyncLocalizationClient":
         return self
@@ -33,8 +56,9 @@ class AsyncLocalizationClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the channel."""
-        await self._client.close()
+        """Close the channels."""
+        for channel in self._servers.channels:
+            await channel.client.close()
 
     async def locate(self, observations: Sequence[Observation], *, request_id: str | None = None) -> Fix:
         """The emitter that these receivers saw."""
@@ -44,43 +68,97 @@ class AsyncLocalizationClient:
         self, events: Sequence[Sequence[Observation]], *, request_id: str | None = None
     ) -> list[Fix]:
         """One fix for each event, in one request; `InvalidAnswer` names every event that got none."""
-        question = Question(self.model, events, request_id)
+        question = self._question(events, request_id)
         answer, version = await self.infer(
             self.model, question.arrays, version=self.version, request_id=question.request_id
         )
         return question.fixes(answer, version)
+
+    def _question(self, events: Sequence[Sequence[Observation]], request_id: str | None) -> Question:
+        return Question(
+            self.model,
+            events,
+            request_id,
+            known_receivers=self.known_receivers,
+            minimum_receivers=self.minimum_receivers,
+        )
+
+    def locate_many(
+        self,
+        events: Iterable[EventSource] | AsyncIterable[EventSource],
+        *,
+        concurrency: int = 4,
+        ordered: bool = True,
+        progress: bool = False,
+    ) -> AsyncIterator[Outcome]:
+        """As `LocalizationClient.locate_many`; functions are called in a thread, so that the loop goes on."""
+        return many.run_async(self.locate, events, concurrency=concurrency, ordered=ordered, progress=progress)
 
     async def infer(
         self, model: str, arrays: Mapping[str, Array], *, version: str = "", request_id: str = ""
     ) -> tuple[dict[str, Array], str]:
         """Raw tensors, batch first, to outputs by name and the version that made them."""
         inputs, outputs = to_wire(model, arrays)
-        attempts = Attempts(self.connection.timeout_s)
-        for left_s in attempts.remaining_s():
+        attempts = Attempts(self.connection.timeout_s, self._servers, self._budget, self.counts)
+        given = {"model_name": model, "inputs": inputs, "model_version": version, "outputs": outputs}
+        given["request_id"] = request_id
+        for left_s, channel in attempts:
             try:
-                result = await self._client.infer(
-                    model,
-                    inputs,
-                    version,
-                    outputs=outputs,
-                    request_id=request_id,
-                    client_timeout=left_s,
-                    headers=tracing.headers(),
-                )
+                result = await self._hedged(attempts, channel, self.connection.try_s(left_s), given)
             except InferenceServerException as error:
-                problem = self.connection.translate(error, model)
-                problem.__cause__ = error
-                await asyncio.sleep(attempts.pause_s(problem))
+                problem = self.connection.translate(error, model, channel.server)
+                await asyncio.sleep(attempts.failed(channel, problem))
             else:
                 return from_wire(model, result)
         raise attempts.expired(model)
+
+    async def _hedged(
+        self, attempts: "Attempts[Any]", first: Channel[Any], try_s: float, given: Mapping[str, Any]
+    ) -> Any:
+        """The first answer of one request, or of a second one that is sent when it is late."""
+        after_s = None if self._delay is None else self._delay.after_s
+        if after_s is None or after_s >= try_s:
+            return await self._send(first, try_s, given)
+        begun = time.monotonic()
+        tasks = {asyncio.create_task(self._send(first, try_s, given))}
+        try:
+            done, _ = await asyncio.wait(tasks, timeout=after_s)
+            second = None if done else attempts.hedge(first)
+            if second is not None:
+                hedge = asyncio.create_task(self._send(second, try_s - (time.monotonic() - begun), given))
+                tasks.add(hedge)
+            waiting = set(tasks)
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if task.exception() is None:
+                        if second is not None and task is hedge:
+                            self.counts.add("hedges_won")
+                            if second.server != first.server:
+                                self._servers.lost(first)
+                        return task.result()
+            return next(iter(tasks)).result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            # Cancelled calls end, and what failed besides the answer is nobody's error.
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _send(self, channel: Channel[Any], try_s: float, given: Mapping[str, Any]) -> Any:
+        begun = time.monotonic()
+        result = await channel.client.infer(**given, timeout=server_timeout_us(try_s), client_timeout=try_s)
+        self._servers.answered(channel)
+        if self._delay is not None:
+            self._delay.observe(time.monotonic() - begun)
+        return result
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Wait until the model is ready; `ModelUnavailable` or the last `RequestError` when it is not in time."""
         wait = ReadyWait(self.connection, self.model, timeout_s)
         for look_s in wait.looks_s():
+            channel = self._servers.pick()
             try:
-                if await self._client.is_model_ready(self.model, self.version, client_timeout=look_s):
+                if await channel.client.is_model_ready(self.model, self.version, client_timeout=look_s):
                     return
             except InferenceServerException as error:
                 wait.not_yet(error)

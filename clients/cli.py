@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rfserve.clients.commands import infer, locate, synthesize, tensors, watch
+from rfserve.clients.commands import batch, infer, locate, synthesize, tensors, watch
 from rfserve.export.spec import RfserveError
 
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rfserve-client", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (locate, watch, infer, tensors, synthesize):
+    for command in (locate, batch, watch, infer, tensors, synthesize):
         command.add_to(commands)
     return parser
 

@@ -1,9 +1,8 @@
-"""What the blocking and the asynchronous client share: address, channel options, retries, tensors on the wire."""
+"""What the blocking and the asynchronous client share: addresses, channel options, tensors on the wire."""
 
-import random
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,16 @@ from rfserve.clients.errors import (
     ServerUnavailable,
     from_status,
 )
+from rfserve.clients.retries import RetryLimit
+from rfserve.clients.servers import Channel, Servers
 from rfserve.export.spec import find
 from rfserve.export.spec.tensor import Array
 
-FIRST_PAUSE_S = 0.05
-LONGEST_PAUSE_S = 1.0
+# What the way back takes of the deadline: a server need not answer later than that.
+WAY_SHARE = 0.05
+LONGEST_WAY_S = 0.05
 READY_POLL_S = 0.2
+MOST_CONNECTIONS = 64
 
 # Tritonclient drops its own message size when channel arguments are given, and gRPC's is 4 MB.
 CHANNEL_ARGUMENTS = [
@@ -46,27 +49,46 @@ CHANNEL_ARGUMENTS = [
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """Where the server is and how long a call may take, retries included.
+    """Where the servers are and how long a call may take, retries included.
 
-    `url` is `host:port`; a host name is resolved again as servers come and go, and all of its addresses are used.
-    `timeout_s` is the deadline of every call. Only calls that found no server are repeated, within that time.
+    `url` is `host:port`; a host name is resolved again as servers come and go, and all of its addresses are used. It
+    may also be several, as a sequence or with commas between them: calls go to each in turn, and past one that is away.
+    Each then has to show a certificate for its own name.
+
+    `timeout_s` is the deadline of every call, and `try_timeout_s` how long one of several servers may take before
+    another one is asked (None: as long as the call). What is left of it goes to the server with each request, so that
+    it drops from its queue what nobody waits for any more. `retry_limit` bounds what all calls of a client repeat.
+
+    `connections` is the number of connections to each server. One is enough for a server, and usually the fastest;
+    more of them reach more servers where a balancer in between (a Kubernetes Service, say) places whole connections.
+
     `tls` encrypts, and trusts the system's roots unless `root_certificates` names others; a server that asks for a
     certificate gets `certificate_chain` with its `private_key`. All three are PEM files, and each turns `tls` on.
     """
 
-    url: str
+    url: str | Sequence[str]
     timeout_s: float
+    try_timeout_s: float | None = None
+    retry_limit: RetryLimit = field(default_factory=RetryLimit)
+    connections: int = 1
     tls: bool = False
     root_certificates: Path | None = None
     private_key: Path | None = None
     certificate_chain: Path | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.timeout_s < float("inf"):
-            raise ClientError(f"timeout_s: got {self.timeout_s}; expected above 0: every call needs a deadline")
-        host, _, port = self.url.removeprefix("dns:///").rpartition(":")
-        if not host or "/" in host or not port.isdigit():
-            raise ClientError(f"url: got {self.url!r}; expected host:port of the gRPC endpoint, as 127.0.0.1:8001")
+        for name in ("timeout_s", "try_timeout_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ClientError(f"{name}: got {value}; expected above 0: every call needs a deadline")
+        if not 1 <= self.connections <= MOST_CONNECTIONS:
+            raise ClientError(f"connections: got {self.connections}; expected 1 to {MOST_CONNECTIONS}")
+        for url in self.urls or ("",):
+            host, _, port = url.removeprefix("dns:///").rpartition(":")
+            if not host or "/" in host or not port.isdigit():
+                raise ClientError(f"url: got {url!r}; expected host:port of the gRPC endpoint, as 127.0.0.1:8001")
+        if len(set(self.urls)) != len(self.urls):
+            raise ClientError(f"url: got {', '.join(self.urls)}; expected each server once")
         if (self.private_key is None) != (self.certificate_chain is None):
             raise ClientError("got one of private_key and certificate_chain; expected both, or none")
         for file in self._certificates().values():
@@ -74,9 +96,35 @@ class Connection:
                 raise ClientError(f"there is no certificate file {file}; expected a PEM file")
 
     @property
+    def urls(self) -> tuple[str, ...]:
+        """Each server's address."""
+        given = self.url.split(",") if isinstance(self.url, str) else self.url
+        return tuple(u.strip() for u in given)
+
+    @property
     def target(self) -> str:
-        """The address as gRPC takes it."""
-        return f"dns:///{self.url.removeprefix('dns:///')}"
+        """The address of the first server, as gRPC takes it."""
+        return _target(self.urls[0])
+
+    def open(self, make: Callable[..., Any]) -> Servers[Any]:
+        """The channels to every server; `make` is one of tritonclient's two classes."""
+        options = self.channel_options()
+        if self.connections > 1:
+            # Channels with equal arguments would share one connection.
+            options["channel_args"] = [*options["channel_args"], ("grpc.use_local_subchannel_pool", 1)]
+        return Servers(
+            [
+                Channel(server=url, client=make(_target(url), **options))
+                for _ in range(self.connections)
+                for url in self.urls
+            ]
+        )
+
+    def try_s(self, left_s: float) -> float:
+        """The time of one try in seconds, when so much of the deadline is left."""
+        if self.try_timeout_s is None or len(self.urls) == 1:
+            return left_s
+        return min(left_s, self.try_timeout_s)
 
     def _certificates(self) -> dict[str, Path | None]:
         return {
@@ -93,36 +141,25 @@ class Connection:
             options |= {"ssl": True, **files}
         return options
 
-    def translate(self, error: InferenceServerException, model: str) -> RequestError:
-        """The typed error for one of tritonclient's."""
-        return from_status(str(error.status()), str(error.message()), url=self.url, model=model)
+    def translate(self, error: InferenceServerException, model: str, server: str | None = None) -> RequestError:
+        """The typed error for one of tritonclient's, with it as its cause."""
+        url = server or ", ".join(self.urls)
+        problem = from_status(str(error.status()), str(error.message()), url=url, model=model)
+        problem.__cause__ = error
+        return problem
 
 
-class Attempts:
-    """The tries of one call: the time that is left for each, and the pause after a server that was away."""
+def server_timeout_us(left_s: float) -> int:
+    """How long the server may keep a request in its queue, in µs, when so much of the deadline is left.
 
-    def __init__(self, timeout_s: float) -> None:
-        self._deadline = time.monotonic() + timeout_s
-        self._pause_s = FIRST_PAUSE_S
+    That is `timeout` in Triton's request parameters. A server heeds it where its configuration has
+    `allow_timeout_override` and a `default_timeout_microseconds` that is longer.
+    """
+    return max(1, int(1e6 * (left_s - min(WAY_SHARE * left_s, LONGEST_WAY_S))))
 
-    def remaining_s(self) -> Iterator[float]:
-        """What is left of the time-out, for each try; ends when nothing is."""
-        while (left := self._deadline - time.monotonic()) > 0:
-            yield left
 
-    def pause_s(self, error: RequestError) -> float:
-        """How long to wait before the next try; raises `error` when it is not worth one, or time is short."""
-        # Clients that lost one server together must not come back together.
-        pause = self._pause_s * random.uniform(0.5, 1.0)  # noqa: S311
-        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
-        if not isinstance(error, ServerUnavailable) or time.monotonic() + pause >= self._deadline:
-            raise error
-        return pause
-
-    @staticmethod
-    def expired(model: str) -> DeadlineExceeded:
-        """The error when no time is left for another try."""
-        return DeadlineExceeded(f"{model}: no answer within the time-out; give a longer one")
+def _target(url: str) -> str:
+    return f"dns:///{url.removeprefix('dns:///')}"
 
 
 class ReadyWait:
@@ -132,7 +169,7 @@ class ReadyWait:
         self._connection, self._model = connection, model
         self._deadline = time.monotonic() + timeout_s
         self.problem: RequestError = ModelUnavailable(
-            f"{model} at {connection.url} is not ready after {timeout_s:g} s; see the server's log"
+            f"{model} at {', '.join(connection.urls)} is not ready after {timeout_s:g} s; see the server's log"
         )
 
     def looks_s(self) -> Iterator[float]:
@@ -144,7 +181,6 @@ class ReadyWait:
         """Note why this look failed; raises when waiting longer cannot help."""
         problem = self._connection.translate(error, self._model)
         if isinstance(problem, ServerUnavailable | DeadlineExceeded):
-            problem.__cause__ = error
             self.problem = problem
         elif not isinstance(problem, ModelUnavailable):
             raise problem from error

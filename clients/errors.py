@@ -7,7 +7,12 @@ RfserveError
     ├── RecordingError            a recording that cannot be read
     ├── EventError                recordings that do not belong to one event
     │   ├── NotSimultaneous       they share no instant
-    │   └── ClockNotLocked        a time stamp that its receiver does not vouch for
+    │   │   └── ClockSkew         a start that is too far from the others'
+    │   ├── ClockNotLocked        a time stamp that its receiver does not vouch for
+    │   ├── TuningDiffers         another centre frequency or sample rate
+    │   ├── DuplicateReceiver     the same receiver twice
+    │   ├── UnknownReceiver       a receiver id that the network has no calibration for
+    │   └── TooFewReceivers       too many were left out
     └── RequestError              a call that got no usable answer
         ├── ServerUnavailable     nothing answers there
         ├── DeadlineExceeded      no answer in time
@@ -46,6 +51,26 @@ class NotSimultaneous(EventError):
 
 class ClockNotLocked(EventError):
     """The receiver itself says that its time stamps are not locked to UTC."""
+
+
+class ClockSkew(NotSimultaneous):
+    """A recording starts too far from the others: its clock is wrong, or it is another event's."""
+
+
+class TuningDiffers(EventError):
+    """A receiver had another centre frequency or sample rate than the others."""
+
+
+class DuplicateReceiver(EventError):
+    """The same receiver was given twice."""
+
+
+class UnknownReceiver(EventError):
+    """The network has no calibration for this receiver id."""
+
+
+class TooFewReceivers(EventError):
+    """Receivers that failed were left out, and too few remain."""
 
 
 class RequestError(ClientError):

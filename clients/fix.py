@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rfserve.clients.errors import InvalidAnswer
+from rfserve.clients.event import Dropped
 from rfserve.clients.geodesy import cut_at_antimeridian, metres_per_degree
 
 RING_POINTS = 72
@@ -25,7 +26,8 @@ class Fix:
     """A position in degrees (WGS 84) and its standard deviations in metres.
 
     The server answers in FP32: latitude and longitude come in steps of 0.4 m to 0.8 m (and up to 1.7 m beyond 128° of
-    longitude). `timings_ms` holds how long each part took. `InvalidAnswer` when it is not a place on Earth.
+    longitude). `timings_ms` holds how long each part took, `dropped` the receivers that were left out, and why.
+    `InvalidAnswer` when it is not a place on Earth.
     """
 
     latitude_deg: float
@@ -36,6 +38,7 @@ class Fix:
     model_version: str
     request_id: str = ""
     timings_ms: dict[str, float] = field(default_factory=dict)
+    dropped: tuple[Dropped, ...] = ()
 
     def __post_init__(self) -> None:
         numbers = (self.latitude_deg, self.longitude_deg, self.sigma_north_m, self.sigma_east_m)

@@ -9,6 +9,12 @@ from numpy.typing import NDArray
 
 from rfserve.clients.errors import ObservationError, PositionInvalid
 
+UNNAMED = "receiver"
+# The Dead Sea's shore and a high balloon are within.
+LOWEST_M, HIGHEST_M = -1_000.0, 100_000.0
+# Integers that were not divided by their full scale reach 32767 or more; float recordings pass 1.0 by little.
+LARGEST_SAMPLE = 1_000.0
+
 
 def check_position(name: str, latitude_deg: float, longitude_deg: float) -> None:
     """`PositionInvalid` unless this can be where a receiver stands."""
@@ -43,7 +49,7 @@ class Observation:
     altitude_m: float = 0.0
     start_ns: int | None = None
     receiver_id: int | None = None
-    name: str = "receiver"
+    name: str = UNNAMED
     full_scale_dbm: float | None = None
     clock_locked: bool = True
 
@@ -57,11 +63,22 @@ class Observation:
         bad = int(iq.size - np.isfinite(iq).sum())
         if bad:
             raise ObservationError(f"{self.name}: {bad} of {iq.size} samples are not finite; cut them out")
+        largest = float(np.max(np.abs(iq)))
+        if largest == 0:
+            raise ObservationError(f"{self.name}: every sample is zero; is the receiver connected? leave it out")
+        if largest > LARGEST_SAMPLE:
+            raise ObservationError(
+                f"{self.name}: got samples up to {largest:g}; expected 1.0 = full scale: divide integers by theirs"
+            )
         if not (math.isfinite(self.sample_rate_hz) and self.sample_rate_hz > 0):
             raise ObservationError(f"{self.name}: got sample rate {self.sample_rate_hz} Hz; expected above 0")
         if not (math.isfinite(self.center_frequency_hz) and self.center_frequency_hz >= 0):
             raise ObservationError(f"{self.name}: got centre frequency {self.center_frequency_hz} Hz; expected from 0")
-        if not math.isfinite(self.altitude_m) or not math.isfinite(self.full_scale_dbm or 0.0):
-            raise ObservationError(f"{self.name}: altitude and full scale must be finite")
+        if not LOWEST_M <= self.altitude_m <= HIGHEST_M:
+            raise ObservationError(
+                f"{self.name}: got altitude {self.altitude_m} m; expected {LOWEST_M:g} to {HIGHEST_M:g} m"
+            )
+        if not math.isfinite(self.full_scale_dbm or 0.0):
+            raise ObservationError(f"{self.name}: got full scale {self.full_scale_dbm} dBm; expected a finite number")
         if self.receiver_id is not None and self.receiver_id < 0:
             raise ObservationError(f"{self.name}: got receiver id {self.receiver_id}; expected 0 to 9, or None")

@@ -1,10 +1,10 @@
 """One receiver's recording, and the recordings of an event from files of any format."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rfserve.clients.errors import RecordingError
+from rfserve.clients.errors import ClientError, RecordingError
 from rfserve.clients.formats import registry
 from rfserve.clients.formats.reading import Reading
 from rfserve.clients.formats.sigmf_pair import COLLECTION, META
@@ -67,25 +67,51 @@ class Recording:
 
 
 def read_event(
-    paths: Sequence[Path], *, receivers: Receivers | None = None, verify_data: bool = True
+    paths: Sequence[Path],
+    *,
+    receivers: Receivers | None = None,
+    verify_data: bool = True,
+    drop: Callable[[int, str, ClientError], None] | None = None,
 ) -> list[Recording]:
     """The recordings that the paths name: a collection or an archive stands for all of its own, in its order.
 
     A SigMF recording is named by either of its two files, or by what their names share. `receivers` says where they
     stood and which id each has. Checksums are verified; that reads every sample once, which `verify_data=False` leaves
-    out. `RecordingError` (or `PositionInvalid`) says which file is wrong, and how.
+    out. `RecordingError` (or `PositionInvalid`) says which file is wrong, and how; `drop` (of an `event.Screen`) gets
+    the place, name and error of each instead, and the rest is read.
     """
     if not paths:
         raise RecordingError(f"no recording was given; expected a {COLLECTION}, or {META} files")
-    found = [r for path in paths for r in registry.read(path, verify_data=verify_data)]
+    found: list[Recording] = []
+    taken: list[str] = []
+    place = 0
+
+    def failed(name: str, error: ClientError) -> None:
+        if drop is None:
+            raise error
+        drop(place, name, error)
+
+    for source in (s for path in paths for s in registry.sources(path, verify_data=verify_data)):
+        try:
+            readings = source.read()
+        except ClientError as error:
+            failed(source.name, error)
+            place += 1
+            continue
+        for reading in readings:
+            try:
+                receiver = None if receivers is None else receivers.find(reading.name)
+                found.append(_placed(reading, receiver))
+                taken += [] if receiver is None else [receiver.name]
+            except ClientError as error:
+                failed(reading.name, error)
+            place += 1
     names = [r.name for r in found]
-    if len(set(names)) != len(names):
+    if drop is None and len(set(names)) != len(names):
         raise RecordingError(f"got the same receiver twice: {', '.join(names)}; give each receiver once")
-    known = [None if receivers is None else receivers.find(name) for name in names]
-    taken = [r.name for r in known if r is not None]
-    if len(set(taken)) != len(taken):
+    if drop is None and len(set(taken)) != len(taken):
         raise RecordingError(f"{', '.join(names)} are recordings of {', '.join(taken)}; give each receiver once")
-    return [_placed(reading, receiver) for reading, receiver in zip(found, known, strict=True)]
+    return found
 
 
 def _placed(reading: Reading, receiver: Receiver | None) -> Recording:

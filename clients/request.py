@@ -2,12 +2,15 @@
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from rfserve.clients import receiver_checks
 from rfserve.clients.errors import EventError, InvalidAnswer
+from rfserve.clients.event import Event, Screen
 from rfserve.clients.fix import Fix
 from rfserve.clients.observation import Observation
 from rfserve.export.spec import ENSEMBLES, EnsembleSpec, TensorError, TensorSpec, find
@@ -17,18 +20,43 @@ from rfserve.export.spec.tensor import Array
 class Question:
     """Observations of some events, made into one request of an ensemble, and how its answer becomes their fixes."""
 
-    def __init__(self, model: str, events: Sequence[Sequence[Observation]], request_id: str | None) -> None:
+    def __init__(
+        self,
+        model: str,
+        events: Sequence[Sequence[Observation]],
+        request_id: str | None,
+        *,
+        known_receivers: Collection[int] | None = None,
+        minimum_receivers: int | None = None,
+    ) -> None:
         begun = time.perf_counter()
         self.model = model
         self.request_id = request_id or uuid.uuid4().hex
-        self.arrays = tensors(ensemble(model), events)
+        screened = [_screen(event, known_receivers, Screen(minimum_receivers)) for event in events]
+        self._dropped = [event.dropped for event in screened]
+        self.arrays = tensors(ensemble(model), screened)
         self._made = time.perf_counter()
         self._prepare_ms = 1e3 * (self._made - begun)
 
     def fixes(self, answer: Mapping[str, Array], version: str) -> list[Fix]:
         """One fix for each event, with the time since the request was made as its round trip."""
         timings = {"prepare": self._prepare_ms, "round_trip": 1e3 * (time.perf_counter() - self._made)}
-        return fixes(answer, model=self.model, version=version, request_id=self.request_id, timings_ms=timings)
+        found = fixes(answer, model=self.model, version=version, request_id=self.request_id, timings_ms=timings)
+        return [replace(fix, dropped=dropped) for fix, dropped in zip(found, self._dropped, strict=True)]
+
+
+def _screen(event: Sequence[Observation], known: Collection[int] | None, screen: Screen) -> Event:
+    """The event without the receivers that must not be sent; raises for the first when none may be left out."""
+    before = event.dropped if isinstance(event, Event) else ()
+    for dropped in before:
+        screen.remember(dropped)
+    receivers = dict(zip(screen.places(len(event)), event, strict=True))
+    receivers = screen.keep(receivers, receiver_checks.duplicates(receivers))
+    receivers = screen.keep(receivers, receiver_checks.swapped(receivers))
+    if known is not None:
+        whose = "are those that the client was told the network knows"
+        receivers = screen.keep(receivers, receiver_checks.unknown(receivers, known, whose))
+    return screen.event(receivers)
 
 
 def ensemble(model: str) -> EnsembleSpec:
@@ -62,9 +90,9 @@ def _row(spec: EnsembleSpec, event: Sequence[Observation]) -> dict[str, Array]:
         return {t.name: _values(t, event[0], 0) for t in spec.inputs}
     if len(event) > slots.maximum:
         raise EventError(f"{spec.name} takes up to {slots.maximum} receivers, got {len(event)}; choose some")
-    ids = [_receiver_id(o, i) for i, o in enumerate(event)]
-    if max(ids) >= slots.maximum:
-        raise EventError(f"got receiver ids {ids}; expected 0 to {slots.maximum - 1}")
+    outside = receiver_checks.unknown(dict(enumerate(event)), range(slots.maximum), "the networks have")
+    for error in outside.values():
+        raise error
     row = {}
     for tensor in spec.inputs:
         held = np.stack([_values(tensor, o, i) for i, o in enumerate(event)])

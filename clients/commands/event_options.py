@@ -1,10 +1,15 @@
-"""The options that say which model locates the events, and what is known about their receivers."""
+"""The options that say which model locates the events, what is known of their receivers, and what if one fails."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from rfserve.clients import receivers
+from rfserve.clients.alignment import align
+from rfserve.clients.event import Event, Screen
+from rfserve.clients.receiver_checks import SKEW_LIMIT_S
 from rfserve.clients.receivers import Receivers
+from rfserve.clients.recording import read_event
 from rfserve.export.spec import ENSEMBLES, Axis
 from rfserve.export.spec.models.iq_features import RAW_SAMPLES
 from rfserve.export.spec.models.mel_features import MEL_RAW_SAMPLES
@@ -17,6 +22,18 @@ def add_to(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--receivers", type=Path, metavar="FILE", help="GeoJSON or CSV: names to ids and positions of receivers"
     )
+    command.add_argument(
+        "--skew-limit-s",
+        type=float,
+        default=SKEW_LIMIT_S,
+        help="how far a recording may start from the median of all (default: %(default)s)",
+    )
+    command.add_argument(
+        "--minimum-receivers",
+        type=int,
+        metavar="N",
+        help="leave out receivers that fail, with a warning, while N remain (default: one that fails is an error)",
+    )
     command.add_argument("--confidence", type=confidence, default=0.95, help="of the ellipse (default: %(default)s)")
 
 
@@ -28,6 +45,21 @@ def receivers_of(options: argparse.Namespace) -> Receivers | None:
 def axis_of(options: argparse.Namespace) -> Axis:
     """How many samples the model takes."""
     return MEL_RAW_SAMPLES if options.model == "locate_spectrogram" else RAW_SAMPLES
+
+
+def read(options: argparse.Namespace, paths: Sequence[Path], known: Receivers | None) -> Event:
+    """The event of these recordings; the errors of `read_event` and `align`."""
+    screen = Screen(options.minimum_receivers)
+    recordings = read_event(paths, receivers=known, drop=screen.drop if screen.is_tolerant else None)
+    if not recordings:
+        screen.require(0)
+    return align(
+        recordings,
+        start_s=options.start_s,
+        samples=axis_of(options),
+        skew_limit_s=options.skew_limit_s,
+        screen=screen,
+    )
 
 
 def confidence(text: str) -> float:

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from rfserve.clients import map_page, picture
-from rfserve.clients.alignment import align
 from rfserve.clients.client import LocalizationClient
 from rfserve.clients.commands import event_options, server_options
 from rfserve.clients.errors import ClientError, PositionInvalid
 from rfserve.clients.observation import check_position
 from rfserve.clients.outputs.registry import OUTPUTS
 from rfserve.clients.outputs.report import Report
-from rfserve.clients.recording import read_event
 
 
 def add_to(commands: Any) -> None:
@@ -39,8 +37,7 @@ def add_to(commands: Any) -> None:
 def _locate(options: argparse.Namespace) -> int:
     if options.png is not None:
         picture.require()
-    recordings = read_event(options.recordings, receivers=event_options.receivers_of(options))
-    observations = align(recordings, start_s=options.start_s, samples=event_options.axis_of(options))
+    observations = event_options.read(options, options.recordings, event_options.receivers_of(options))
     with LocalizationClient(model=options.model, **server_options.connection_of(options)) as client:
         fix = client.locate(observations)
     report = Report(

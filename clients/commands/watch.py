@@ -13,12 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rfserve.clients.alignment import align
 from rfserve.clients.client import LocalizationClient
 from rfserve.clients.commands import event_options, server_options
 from rfserve.clients.errors import ClientError
 from rfserve.clients.fix import Fix
-from rfserve.clients.recording import read_event
 from rfserve.clients.watch import folder
 from rfserve.clients.watch.folder import Arrival, Rules
 from rfserve.clients.watch.journal import Journal
@@ -95,11 +93,10 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _locator(options: argparse.Namespace, client: LocalizationClient) -> Callable[[Arrival, str], dict[str, Any]]:
-    known, axis = event_options.receivers_of(options), event_options.axis_of(options)
+    known = event_options.receivers_of(options)
 
     def locate(arrival: Arrival, stamp: str) -> dict[str, Any]:
-        recordings = read_event(arrival.recordings, receivers=known)
-        observations = align(recordings, start_s=options.start_s, samples=axis)
+        observations = event_options.read(options, arrival.recordings, known)
         # The same event asked again, after a crash, is the same request.
         request_id = hashlib.sha256(f"{arrival.name}\0{stamp}".encode(errors="replace")).hexdigest()[:32]
         fix = client.locate(observations, request_id=request_id)

@@ -1,5 +1,6 @@
 """What a file says about one receiver, before anything else is known."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rfserve.clients.observation import check_position
@@ -37,3 +38,11 @@ class Reading:
     def __post_init__(self) -> None:
         if self.position is not None:
             check_position(self.name, self.position.latitude_deg, self.position.longitude_deg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Something that can be read by itself, and what it is called until that is done."""
+
+    name: str
+    read: Callable[[], list[Reading]]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rfserve.clients.errors import RecordingError
 from rfserve.clients.formats import raw_iq, riff, sigmf_archive, sigmf_collection, sigmf_pair, wav_iq
-from rfserve.clients.formats.reading import Reading
+from rfserve.clients.formats.reading import Reading, Source
 from rfserve.clients.formats.sigmf_pair import COLLECTION, DATA, META
 
 
@@ -40,12 +40,19 @@ def of(path: Path) -> Format | None:
     return found
 
 
-def read(path: Path, *, verify_data: bool) -> list[Reading]:
-    """What the file says; a name without a known end stands for a SigMF pair. `RecordingError` when unreadable."""
+def sources(path: Path, *, verify_data: bool) -> list[Source]:
+    """What the file stands for, each to be read by itself: a collection for every recording that it lists.
+
+    A name without a known end stands for a SigMF pair. `RecordingError` when there is no such file, or of no known
+    format.
+    """
     found = of(path)
     if found is None and path.is_file():
         known = "; ".join(f"{f.name} ({' '.join(f.suffixes)})" for f in FORMATS)
         raise RecordingError(f"{path.name}: got a file of an unknown format; expected one of: {known}")
     if found not in {None, PAIRS} and not path.is_file():
         raise RecordingError(f"cannot read {path.name}: there is no such file")
-    return (found or PAIRS).read(path, verify_data=verify_data)
+    if found is COLLECTIONS:
+        return sigmf_collection.sources(path, verify_data=verify_data)
+    readable = found or PAIRS
+    return [Source(name=path.stem, read=lambda: readable.read(path, verify_data=verify_data))]

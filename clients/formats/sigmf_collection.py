@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rfserve.clients.errors import RecordingError
 from rfserve.clients.formats import sigmf_pair
-from rfserve.clients.formats.reading import Reading
+from rfserve.clients.formats.reading import Reading, Source
 from rfserve.clients.formats.sigmf_pair import META
 from rfserve.clients.stored_samples import Bytes
 
@@ -20,16 +21,23 @@ class Stream:
     sha512: object
 
 
+def sources(path: Path, *, verify_data: bool) -> list[Source]:
+    """The recordings beside the collection, in its order; `RecordingError` when it lists none."""
+    listed = streams(sigmf_pair.parse(Bytes.whole(path), path.name), path.name)
+    return [Source(name=s.name, read=partial(_read_stream, path, s, verify_data=verify_data)) for s in listed]
+
+
 def read(path: Path, *, verify_data: bool) -> list[Reading]:
-    """The recordings beside the collection, in its order."""
-    found = []
-    for stream in streams(sigmf_pair.parse(Bytes.whole(path), path.name), path.name):
-        meta = path.with_name(stream.name + META)
-        if not meta.is_file():
-            raise RecordingError(f"{path.name} lists {stream.name}, but there is no {meta.name} beside it; add it")
-        sigmf_pair.require_hash(Bytes.whole(meta), meta.name, stream.sha512)
-        found += sigmf_pair.read(meta, verify_data=verify_data)
-    return found
+    """All of them; `RecordingError` at the first that cannot be read."""
+    return [reading for source in sources(path, verify_data=verify_data) for reading in source.read()]
+
+
+def _read_stream(collection: Path, stream: Stream, *, verify_data: bool) -> list[Reading]:
+    meta = collection.with_name(stream.name + META)
+    if not meta.is_file():
+        raise RecordingError(f"{collection.name} lists {stream.name}, but there is no {meta.name} beside it; add it")
+    sigmf_pair.require_hash(Bytes.whole(meta), meta.name, stream.sha512)
+    return sigmf_pair.read(meta, verify_data=verify_data)
 
 
 def streams(content: Mapping[str, Any], name: str) -> list[Stream]:

@@ -14,6 +14,7 @@ def render(report: Report) -> str:
         f"sigma      {fix.sigma_north_m:.1f} m north, {fix.sigma_east_m:.1f} m east",
         f"ellipse    {shape.semi_north_m:.1f} m north, {shape.semi_east_m:.1f} m east at {report.confidence:.0%}",
         f"receivers  {', '.join(report.names)}",
+        *(f"left out   {d.name}: {d.reason}" for d in fix.dropped),
         f"model      {fix.model} version {fix.model_version}",
         f"took       {timings}",
     ]

@@ -55,7 +55,7 @@ def free_port():
 
 def test_fix_says_who_answered(call, serve, answer, observe):
     server = serve(answer())
-    fix = call(server.url, "locate", [observe(), observe()], timeout_s=5.0)
+    fix = call(server.url, "locate", [observe(), observe(latitude_deg=45.2)], timeout_s=5.0)
     assert (fix.latitude_deg, fix.longitude_deg) == (pytest.approx(45.1, abs=2e-6), pytest.approx(7.6, abs=2e-6))
     assert (fix.sigma_north_m, fix.sigma_east_m) == (30.0, 20.0)
     assert (fix.model, fix.model_version) == ("locate", "3")
@@ -152,6 +152,15 @@ def test_deadline_ends_a_call_that_gets_no_answer(call, serve, observe):
     finally:
         release.set()
     assert len(server.requests) == 1
+
+
+def test_server_is_told_how_long_its_answer_is_waited_for(call, serve, answer, refuse, observe):
+    server = serve(refuse(AWAY, "starting"), refuse(AWAY, "starting"), refuse(AWAY, "starting"), answer())
+    call(server.url, "locate", [observe()], timeout_s=2.0)
+    told = [r.parameters["timeout"].int64_param for r in server.requests]
+    assert 1_500_000 < told[0] < 1_960_000
+    assert told == sorted(told, reverse=True)
+    assert told[0] - told[-1] > 100_000
 
 
 def test_answer_is_refused_when_a_row_is_not_finite(call, serve, answer, observe):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from rfserve.clients.connection import LONGEST_PAUSE_S, Attempts, Connection
+from rfserve.clients.connection import Connection
 from rfserve.clients.errors import (
     ClientError,
     DeadlineExceeded,
@@ -90,18 +90,3 @@ def test_status_becomes_the_typed_error(status, text, kind):
     assert type(error) is kind
     assert text in str(error)
     assert "127.0.0.1:8001" in str(error)
-
-
-def test_attempts_pause_longer_each_time_and_never_past_the_deadline():
-    attempts = Attempts(60.0)
-    pauses = [attempts.pause_s(ServerUnavailable("away")) for _ in range(12)]
-    assert 0 < pauses[0] <= 0.05
-    assert all(LONGEST_PAUSE_S / 2 <= p <= LONGEST_PAUSE_S for p in pauses[-4:])
-    with pytest.raises(ServerUnavailable):
-        Attempts(0.001).pause_s(ServerUnavailable("away"))
-
-
-@pytest.mark.parametrize("kind", [Overloaded, RequestRejected, ModelUnavailable, DeadlineExceeded])
-def test_attempts_end_when_another_try_cannot_help(kind):
-    with pytest.raises(kind):
-        Attempts(60.0).pause_s(kind("no"))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from rfserve.clients.errors import InvalidAnswer
+from rfserve.clients.event import Dropped
 from rfserve.clients.fix import Fix
 from rfserve.clients.geodesy import cut_at_antimeridian, metres_per_degree, unwrapped
 
@@ -121,5 +122,7 @@ def test_fix_is_refused_when_it_is_no_place_on_earth(given_, text):
 
 
 def test_json_holds_every_field():
-    fix = make(request_id="abc", timings_ms={"round_trip": 1.5})
-    assert Fix(**json.loads(fix.to_json())) == fix
+    dropped = Dropped(place=2, name="R3", kind="ClockNotLocked", reason="no GNSS")
+    fix = make(request_id="abc", timings_ms={"round_trip": 1.5}, dropped=(dropped,))
+    held = json.loads(fix.to_json())
+    assert Fix(**(held | {"dropped": tuple(Dropped(**d) for d in held["dropped"])})) == fix

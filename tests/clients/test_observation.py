@@ -33,7 +33,11 @@ def test_observation_is_refused_when_a_sample_is_not_finite(observe, bad):
         ({"center_frequency_hz": float("inf")}, "centre frequency"),
         ({"center_frequency_hz": -1.0}, "centre frequency"),
         ({"altitude_m": float("nan")}, "altitude"),
+        ({"altitude_m": -1001.0}, "altitude -1001"),
+        ({"altitude_m": 240_000.0}, "altitude 240000"),
         ({"full_scale_dbm": float("nan")}, "full scale"),
+        ({"iq": np.zeros(2048, np.complex64)}, "every sample is zero"),
+        ({"iq": np.full(2048, 32767, np.complex64)}, "up to 32767; expected 1.0 = full scale"),
         ({"receiver_id": -1}, "receiver id -1"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from rfserve.clients import receivers
 from rfserve.clients.alignment import align
 from rfserve.clients.cli import main
-from rfserve.clients.errors import ClockNotLocked, EventError, NotSimultaneous, RecordingError
+from rfserve.clients.errors import ClockNotLocked, ClockSkew, EventError, NotSimultaneous, RecordingError
 from rfserve.clients.geodesy import distance_m
 from rfserve.clients.recording import read_event
 from rfserve.clients.request import ensemble, tensors
@@ -96,8 +96,11 @@ def test_anthorn_is_refused_because_a_clock_had_no_fix(anthorn):
 
 def test_anthorn_would_be_refused_for_its_times_too(anthorn):
     g4fui, g7uak = read_event([anthorn])
+    pair = [g4fui, replace(g7uak, clock_locked=True)]
+    with pytest.raises(ClockSkew, match=r"G7UAK starts \+790\.059 s"):
+        align(pair)
     with pytest.raises(NotSimultaneous, match="share 0 samples"):
-        align([g4fui, replace(g7uak, clock_locked=True)])
+        align(pair, skew_limit_s=1000.0)
 
 
 def test_receivers_of_different_events_are_refused(dcf77, anthorn):

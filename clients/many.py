@@ -1,0 +1,181 @@
+"""Many events, some at a time: a fix or an error for each, none lost and none of the others held up."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from rfserve.clients.errors import ClientError
+from rfserve.clients.fix import Fix
+from rfserve.clients.observation import Observation
+
+EventSource = Sequence[Observation] | Callable[[], Sequence[Observation]]
+
+# In order, a slow event holds back the fixes of so many later ones, rather than the requests themselves.
+WINDOW = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of event number `index`, counted from 0: its `fix`, or the `error` in its place."""
+
+    index: int
+    fix: Fix | None = None
+    error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        if (self.fix is None) == (self.error is None):
+            raise ClientError(f"outcome {self.index}: got {self.fix} and {self.error}; expected one of them")
+
+    def require(self) -> Fix:
+        """The fix; raises the error when there is none."""
+        if self.fix is None:
+            raise self.error or ClientError(f"event {self.index} has no fix")
+        return self.fix
+
+
+Task = TypeVar("Task", Future[Outcome], "asyncio.Task[Outcome]")
+
+
+def run(
+    locate: Callable[[Sequence[Observation]], Fix],
+    events: Iterable[EventSource],
+    *,
+    concurrency: int,
+    ordered: bool,
+    progress: bool,
+) -> Iterator[Outcome]:
+    """`LocalizationClient.locate_many`, with threads. What `events` itself raises ends it, after what was begun."""
+    _require_concurrency(concurrency)
+    return _run(locate, events, concurrency=concurrency, ordered=ordered, progress=progress)
+
+
+def _run(
+    locate: Callable[[Sequence[Observation]], Fix],
+    events: Iterable[EventSource],
+    *,
+    concurrency: int,
+    ordered: bool,
+    progress: bool,
+) -> Iterator[Outcome]:
+    def one(index: int, event: EventSource) -> Outcome:
+        try:
+            return Outcome(index=index, fix=locate(event() if callable(event) else event))
+        except Exception as error:  # whatever fails an event must not cost the others theirs
+            return Outcome(index=index, error=error)
+
+    source = enumerate(events)
+    pending: deque[Future[Outcome]] = deque()
+    problem: Exception | None = None
+    more = True
+    workers = ThreadPoolExecutor(concurrency, thread_name_prefix="rfserve-locate")
+    bar = _bar(events, progress=progress)
+    try:
+        while more or pending:
+            while more and _has_room(pending, concurrency, ordered=ordered):
+                try:
+                    index, event = next(source)
+                except StopIteration:
+                    more = False
+                except Exception as error:  # raised once the answers that are due have been handed out
+                    more, problem = False, error
+                else:
+                    pending.append(workers.submit(one, index, event))
+                    del event
+            if not pending:
+                break
+            future = _finished(pending, ordered=ordered)
+            if future is None:
+                wait([f for f in pending if not f.done()], return_when=FIRST_COMPLETED)
+                continue
+            bar.update()
+            yield future.result()
+    finally:
+        workers.shutdown(wait=True, cancel_futures=True)
+        bar.close()
+    if problem is not None:
+        raise problem
+
+
+async def run_async(
+    locate: Callable[[Sequence[Observation]], Awaitable[Fix]],
+    events: Iterable[EventSource] | AsyncIterable[EventSource],
+    *,
+    concurrency: int,
+    ordered: bool,
+    progress: bool,
+) -> AsyncIterator[Outcome]:
+    """`AsyncLocalizationClient.locate_many`, with tasks. What `events` itself raises ends it, after what was begun."""
+    _require_concurrency(concurrency)
+
+    async def one(index: int, event: EventSource) -> Outcome:
+        try:
+            observations = await asyncio.to_thread(event) if callable(event) else event
+            return Outcome(index=index, fix=await locate(observations))
+        except Exception as error:  # whatever fails an event must not cost the others theirs
+            return Outcome(index=index, error=error)
+
+    source = aiter(events) if isinstance(events, AsyncIterable) else _asynchronous(events)
+    pending: deque[asyncio.Task[Outcome]] = deque()
+    problem: Exception | None = None
+    index, more = 0, True
+    bar = _bar(events, progress=progress)
+    try:
+        while more or pending:
+            while more and _has_room(pending, concurrency, ordered=ordered):
+                try:
+                    pending.append(asyncio.create_task(one(index, await anext(source))))
+                    index += 1
+                except StopAsyncIteration:
+                    more = False
+                except Exception as error:  # raised once the answers that are due have been handed out
+                    more, problem = False, error
+            if not pending:
+                break
+            task = _finished(pending, ordered=ordered)
+            if task is None:
+                await asyncio.wait([t for t in pending if not t.done()], return_when=asyncio.FIRST_COMPLETED)
+                continue
+            bar.update()
+            yield task.result()
+    finally:
+        for left in pending:
+            left.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        bar.close()
+    if problem is not None:
+        raise problem
+
+
+def _has_room(pending: Sequence[Any], concurrency: int, *, ordered: bool) -> bool:
+    unfinished = sum(not p.done() for p in pending)
+    return unfinished < concurrency and len(pending) < (WINDOW * concurrency if ordered else concurrency)
+
+
+def _finished(pending: deque[Task], *, ordered: bool) -> Task | None:
+    """The next that is done, which is then no longer pending; None when there is none."""
+    for task in list(pending)[: 1 if ordered else None]:
+        if task.done():
+            pending.remove(task)
+            return task
+    return None
+
+
+async def _asynchronous(events: Iterable[EventSource]) -> AsyncIterator[EventSource]:
+    for event in events:
+        yield event
+
+
+def _require_concurrency(concurrency: int) -> None:
+    if concurrency < 1:
+        raise ClientError(f"concurrency: got {concurrency}; expected 1 or more")
+
+
+def _bar(events: object, *, progress: bool) -> "tqdm[Any]":
+    total = len(events) if isinstance(events, Sized) else None
+    # None: only on a terminal.
+    return tqdm(total=total, unit="event", disable=None if progress else True, dynamic_ncols=True)

@@ -1,0 +1,255 @@
+"""Both clients against real tritonservers that are killed, stopped, started anew, or have too much to do."""
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import socket
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from google.protobuf import text_format
+
+from rfserve.clients import client as client_module
+from rfserve.clients.async_client import AsyncLocalizationClient
+from rfserve.clients.client import LocalizationClient
+from rfserve.clients.errors import ClientError, DeadlineExceeded, ModelUnavailable, Overloaded, RequestRejected
+from rfserve.clients.hedging import Hedging
+from rfserve.clients.retries import RetryLimit
+from rfserve.export import pbtxt
+from rfserve.export.spec import example, find
+from rfserve.server.process import ServerOptions, TritonServer
+
+pytestmark = pytest.mark.server
+
+SMALL = "mel_features"
+PATIENT = 60_000_000
+
+
+@contextmanager
+def serving(repository, models=(SMALL,), grpc_port=0, extra=()):
+    options = ServerOptions(
+        repository=repository,
+        models=models,
+        grpc_port=grpc_port,
+        http_port=0,
+        metrics_port=0,
+        exit_timeout_s=1,
+        extra_arguments=extra,
+    )
+    with TritonServer(options) as server:
+        yield server
+
+
+@pytest.fixture
+def pair(repository):
+    with serving(repository) as one, serving(repository) as other:
+        yield one, other
+
+
+@pytest.fixture(scope="module")
+def impatient(repository, tmp_path_factory):
+    """A server that heeds the time-out of a request."""
+    folder = tmp_path_factory.mktemp("impatient")
+    models = ("iq_features", "heimdall_net", "locate")
+    for model in models:
+        shutil.copytree(repository / model, folder / model)
+        for file in [folder / model / "config.pbtxt", *(folder / model / "configs").iterdir()]:
+            config = pbtxt.parse(file.read_text())
+            if config.HasField("dynamic_batching"):
+                policy = config.dynamic_batching.default_queue_policy
+                policy.allow_timeout_override = True
+                policy.timeout_action = policy.REJECT
+                # Triton takes a request's own time-out only when it is shorter than this one, and 0 is not.
+                policy.default_timeout_microseconds = PATIENT
+                file.write_text(text_format.MessageToString(config))
+    with serving(folder, models) as server:
+        yield server
+
+
+def end(server, number):
+    os.killpg(server.pid, number)
+
+
+def urls(pair):
+    """One address and one name: each is resolved, and would be checked, as what it is."""
+    return f"{pair[0].grpc_url},{pair[1].grpc_url.replace('127.0.0.1', 'localhost')}"
+
+
+def test_no_call_fails_when_one_of_two_servers_is_killed(pair):
+    arrays = example(find(SMALL))
+    with LocalizationClient(urls(pair), timeout_s=20.0) as client, ThreadPoolExecutor(4) as workers:
+        expected, _ = client.infer(SMALL, arrays)
+        killer = threading.Timer(0.3, end, [pair[0], signal.SIGKILL])
+        killer.start()
+        answers = list(workers.map(lambda _: client.infer(SMALL, arrays)[0], range(200)))
+        killer.join()
+        assert pair[0]._process.wait(5) == -signal.SIGKILL
+        assert len(answers) == 200
+        for answer in answers:
+            np.testing.assert_array_equal(answer["mel_spectrogram"], expected["mel_spectrogram"])
+        # Only what met the dead server was sent again; the rest of the calls went past it.
+        assert 1 <= client.counts.retries <= 20
+
+
+def test_no_call_fails_when_one_of_two_servers_hangs(pair):
+    arrays = example(find(SMALL))
+
+    async def ask(**options):
+        async with AsyncLocalizationClient(urls(pair), timeout_s=20.0, **options) as client:
+            for _ in range(10):
+                await client.infer(SMALL, arrays)
+            end(pair[0], signal.SIGSTOP)
+            try:
+                for _ in range(30):
+                    await client.infer(SMALL, arrays)
+            finally:
+                end(pair[0], signal.SIGCONT)
+            return client.counts
+
+    tried = asyncio.run(ask(try_timeout_s=2.0))
+    assert 1 <= tried.retries <= 5
+    hedged = asyncio.run(ask(hedging=Hedging(after_s=1.0)))
+    assert hedged.retries == 0
+    assert 1 <= hedged.hedges_won <= hedged.hedges <= 8
+
+
+def test_calls_reach_a_server_that_is_back(repository, pair):
+    arrays = example(find(SMALL))
+    port = int(pair[0].grpc_url.rpartition(":")[2])
+    with LocalizationClient(urls(pair), timeout_s=20.0) as client:
+        end(pair[0], signal.SIGKILL)
+        for _ in range(4):
+            client.infer(SMALL, arrays)
+        with serving(repository, grpc_port=port) as back:
+            seen = triton.InferenceServerClient(back.grpc_url)
+            deadline = time.monotonic() + 20
+            while not (count := seen.get_inference_statistics(SMALL).model_stats[0].inference_stats.success.count) > 9:
+                assert time.monotonic() < deadline, count
+                client.infer(SMALL, arrays)
+            seen.close()
+
+
+@pytest.mark.parametrize("model", ["heimdall_net", "locate"])
+def test_server_drops_what_nobody_waits_for(impatient, model, monkeypatch):
+    """The client's own deadline is left long, so that it is the server that ends the request."""
+    first_step = {"locate": "iq_features"}.get(model, model)
+    busy, small = example(find(model), batch=24), example(find(model), batch=1)
+
+    def rejected():
+        with urllib.request.urlopen(impatient.metrics_url) as answer:
+            text = answer.read().decode()
+        pattern = rf'nv_inference_request_failure{{model="{first_step}",reason="REJECTED",version="1"}} (\d+)'
+        return int(re.search(pattern, text)[1])
+
+    before = rejected()
+    given = client_module.server_timeout_us
+    monkeypatch.setattr(client_module, "server_timeout_us", lambda left_s: 20_000 if left_s <= 30 else given(left_s))
+    with (
+        LocalizationClient(impatient.grpc_url, timeout_s=90.0) as client,
+        LocalizationClient(impatient.grpc_url, timeout_s=30.0) as short,
+        ThreadPoolExecutor(10) as workers,
+    ):
+        patient = [workers.submit(client.infer, model, busy) for _ in range(4)]
+        time.sleep(0.2)
+        hasty = [workers.submit(short.infer, model, small) for _ in range(5)]
+        problems = [f.exception() for f in hasty]
+        assert [f.exception() for f in patient] == [None] * 4
+    late = [p for p in problems if p is not None]
+    assert len(late) >= 3
+    assert {type(p) for p in late} == {Overloaded}
+    assert rejected() - before == len(late)
+
+
+def regions():
+    return {f.name for f in Path("/dev/shm").glob(f"rfserve-client-{os.getpid()}-*")}
+
+
+def test_shared_memory_gives_the_answers_of_the_wire_and_is_given_back(server):
+    with (
+        LocalizationClient(server.grpc_url, timeout_s=30.0) as plain,
+        LocalizationClient(server.grpc_url, timeout_s=30.0, shared_memory=True) as shared,
+        ThreadPoolExecutor(4) as workers,
+    ):
+        for model in ("locate", "heimdall_net"):
+            given = [example(find(model), seed=i, batch=1 + i % 3) for i in range(12)]
+            expected = [plain.infer(model, arrays)[0] for arrays in given]
+            for answer, wanted in zip(
+                workers.map(lambda a, m=model: shared.infer(m, a)[0], given), expected, strict=True
+            ):
+                for name, values in wanted.items():
+                    np.testing.assert_allclose(answer[name], values, rtol=1e-5, atol=1e-5)
+        assert 1 <= len(regions()) <= 8
+    assert regions() == set()
+    asked = triton.InferenceServerClient(server.grpc_url)
+    assert not asked.get_system_shared_memory_status().regions
+    asked.close()
+
+
+def test_shared_memory_is_given_back_after_errors(server):
+    busy = example(find("heimdall_net"), batch=32)
+    with LocalizationClient(server.grpc_url, timeout_s=0.02, shared_memory=True) as client:
+        for _ in range(3):
+            with pytest.raises((DeadlineExceeded, Overloaded)):
+                client.infer("heimdall_net", busy)
+    assert regions() == set()
+    with LocalizationClient(server.grpc_url, timeout_s=30.0, shared_memory=True) as client:
+        with pytest.raises((RequestRejected, ModelUnavailable)):
+            client.infer("heimdall_net", busy, version="99")
+        assert len(regions()) == 1
+        assert client.infer("heimdall_net", busy)[0]["positions"].shape == (32, 2)
+        assert len(regions()) == 1
+    assert regions() == set()
+
+
+def test_shared_memory_is_registered_again_when_the_server_was_started_anew(repository):
+    arrays = example(find(SMALL))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with LocalizationClient(f"127.0.0.1:{port}", timeout_s=20.0, shared_memory=True) as client:
+        answers = []
+        for _ in range(2):
+            with serving(repository, grpc_port=port) as server:
+                answers += [client.infer(SMALL, arrays)[0], client.infer(SMALL, arrays)[0]]
+                end(server, signal.SIGKILL)
+        assert len(answers) == 4
+    assert regions() == set()
+
+
+def test_shared_memory_needs_the_administrators_key_where_it_is_restricted(repository):
+    arrays = example(find(SMALL))
+    restricted = ("--grpc-restricted-protocol=shared-memory:admin-key=SECRET",)
+    with serving(repository, extra=restricted) as server:
+        with (
+            LocalizationClient(server.grpc_url, timeout_s=10.0, shared_memory=True) as client,
+            pytest.raises(RequestRejected, match="administrator's key"),
+        ):
+            client.infer(SMALL, arrays)
+        with LocalizationClient(server.grpc_url, timeout_s=10.0, shared_memory=True, admin_key="SECRET") as client:
+            assert client.infer(SMALL, arrays)[1] == "1"
+    assert regions() == set()
+
+
+@pytest.mark.parametrize("url", ["10.0.0.1:8001", "triton.example:8001", "127.0.0.1:1,127.0.0.1:2"])
+def test_shared_memory_is_refused_when_the_server_is_not_the_one_on_this_machine(url):
+    with pytest.raises(ClientError, match="loopback"):
+        LocalizationClient(url, timeout_s=1.0, shared_memory=True)
+
+
+def test_retry_limit_of_none_sends_each_call_once(pair):
+    end(pair[0], signal.SIGKILL)
+    end(pair[1], signal.SIGKILL)
+    limit = RetryLimit(share=0.0, per_second=0.0, burst=0.0)
+    with LocalizationClient(urls(pair), timeout_s=5.0, retry_limit=limit) as client:
+        with pytest.raises(ClientError) as caught:
+            client.infer(SMALL, example(find(SMALL)))
+        assert client.counts.retries == 0
+        assert "retry limit" in caught.value.__notes__[0]
