@@ -27,7 +27,7 @@ QUEUE_SHARE = 0.5
 UNMEASURED_SIZE = 128
 URGENT_SIZE = 8
 BULK_SIZE = 128
-BULK_TIMEOUT_MS = 30_000.0
+PATIENT_TIMEOUT_MS = 30_000.0
 
 
 class Priority(IntEnum):
@@ -65,12 +65,17 @@ def largest_formed_batch(spec: ModelSpec, target: str) -> int:
 
 
 def queue_limits(spec: ModelSpec, target: str) -> Mapping[Priority, QueueLimits]:
-    """T and N of every priority. Urgent requests overtake, so that theirs bound only how many there are."""
+    """T and N of every priority.
+
+    Urgent requests overtake, so that their time-out need not keep the budget, and a check gets its answer on a machine
+    that is slow. Bulk requests have time.
+    """
     timeout_ms = QUEUE_SHARE * spec.budgets[target].p99_ms
     row_ms = spec.row_costs_ms.get(target)
     size = UNMEASURED_SIZE if row_ms is None else max(1, int(timeout_ms / row_ms))
+    patient_ms = max(timeout_ms, PATIENT_TIMEOUT_MS)
     return {
-        Priority.URGENT: QueueLimits(timeout_ms=timeout_ms, size=URGENT_SIZE),
+        Priority.URGENT: QueueLimits(timeout_ms=patient_ms, size=URGENT_SIZE),
         Priority.NORMAL: QueueLimits(timeout_ms=timeout_ms, size=size),
-        Priority.BULK: QueueLimits(timeout_ms=max(timeout_ms, BULK_TIMEOUT_MS), size=BULK_SIZE),
+        Priority.BULK: QueueLimits(timeout_ms=patient_ms, size=BULK_SIZE),
     }

@@ -8,7 +8,7 @@ from rfserve.export import pbtxt
 from rfserve.export.spec import ENSEMBLES, GRAPHS, SpecError, find
 from rfserve.export.spec.model import TARGETS, Budget, Placement
 from rfserve.export.spec.queueing import (
-    BULK_TIMEOUT_MS,
+    PATIENT_TIMEOUT_MS,
     Priority,
     QueueLimits,
     largest_formed_batch,
@@ -82,7 +82,7 @@ def test_limits_follow_the_budget_and_the_cost_of_a_row():
     assert largest_formed_batch(spec, "cpu") == 12
     assert queue_limits(spec, "gpu")[Priority.NORMAL] == QueueLimits(timeout_ms=20, size=128)
     assert largest_formed_batch(spec, "gpu") == 32
-    assert queue_limits(spec, "cpu")[Priority.BULK].timeout_ms == BULK_TIMEOUT_MS
+    assert queue_limits(spec, "cpu")[Priority.BULK].timeout_ms == PATIENT_TIMEOUT_MS
     slow = replace(spec, row_costs_ms={"cpu": 4000})
     assert queue_limits(slow, "cpu")[Priority.NORMAL].size == largest_formed_batch(slow, "cpu") == 1
 
