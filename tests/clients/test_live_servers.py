@@ -57,20 +57,16 @@ def pair(repository):
 
 @pytest.fixture(scope="module")
 def impatient(repository, tmp_path_factory):
-    """A server that heeds the time-out of a request."""
+    """A server that heeds the time-out of a request, and has none of its own that would come first."""
     folder = tmp_path_factory.mktemp("impatient")
     models = ("iq_features", "heimdall_net", "locate")
     for model in models:
         shutil.copytree(repository / model, folder / model)
         for file in [folder / model / "config.pbtxt", *(folder / model / "configs").iterdir()]:
             config = pbtxt.parse(file.read_text())
-            if config.HasField("dynamic_batching"):
-                policy = config.dynamic_batching.default_queue_policy
-                policy.allow_timeout_override = True
-                policy.timeout_action = policy.REJECT
-                # Triton takes a request's own time-out only when it is shorter than this one, and 0 is not.
+            for policy in config.dynamic_batching.priority_queue_policy.values():
                 policy.default_timeout_microseconds = PATIENT
-                file.write_text(text_format.MessageToString(config))
+            file.write_text(text_format.MessageToString(config))
     with serving(folder, models) as server:
         yield server
 
