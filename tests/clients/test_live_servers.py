@@ -27,15 +27,17 @@ from rfserve.clients.retries import RetryLimit
 from rfserve.export import pbtxt
 from rfserve.export.spec import example, find
 from rfserve.server.process import ServerOptions, TritonServer
+from rfserve.server.security import Security
 
 pytestmark = pytest.mark.server
 
 SMALL = "mel_features"
 PATIENT = 60_000_000
+KEY = "of-the-administrator"
 
 
 @contextmanager
-def serving(repository, models=(SMALL,), grpc_port=0, extra=()):
+def serving(repository, models=(SMALL,), grpc_port=0, **security):
     options = ServerOptions(
         repository=repository,
         models=models,
@@ -43,7 +45,7 @@ def serving(repository, models=(SMALL,), grpc_port=0, extra=()):
         http_port=0,
         metrics_port=0,
         exit_timeout_s=1,
-        extra_arguments=extra,
+        security=Security(**security),
     )
     with TritonServer(options) as server:
         yield server
@@ -213,7 +215,7 @@ def test_shared_memory_is_registered_again_when_the_server_was_started_anew(repo
     with LocalizationClient(f"127.0.0.1:{port}", timeout_s=20.0, shared_memory=True) as client:
         answers = []
         for _ in range(2):
-            with serving(repository, grpc_port=port) as server:
+            with serving(repository, grpc_port=port, open_shared_memory=True) as server:
                 answers += [client.infer(SMALL, arrays)[0], client.infer(SMALL, arrays)[0]]
                 end(server, signal.SIGKILL)
         assert len(answers) == 4
@@ -222,14 +224,13 @@ def test_shared_memory_is_registered_again_when_the_server_was_started_anew(repo
 
 def test_shared_memory_needs_the_administrators_key_where_it_is_restricted(repository):
     arrays = example(find(SMALL))
-    restricted = ("--grpc-restricted-protocol=shared-memory:admin-key=SECRET",)
-    with serving(repository, extra=restricted) as server:
+    with serving(repository, admin_key=KEY) as server:
         with (
             LocalizationClient(server.grpc_url, timeout_s=10.0, shared_memory=True) as client,
             pytest.raises(RequestRejected, match="administrator's key"),
         ):
             client.infer(SMALL, arrays)
-        with LocalizationClient(server.grpc_url, timeout_s=10.0, shared_memory=True, admin_key="SECRET") as client:
+        with LocalizationClient(server.grpc_url, timeout_s=10.0, shared_memory=True, admin_key=KEY) as client:
             assert client.infer(SMALL, arrays)[1] == "1"
     assert regions() == set()
 
