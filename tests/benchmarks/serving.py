@@ -7,6 +7,7 @@ import argparse
 import functools
 from collections.abc import Callable, Mapping
 
+import backend
 import hot_swap
 import mixed_batches
 import overload
@@ -14,6 +15,7 @@ import soak
 from figures import head
 
 PARTS: Mapping[str, Callable[[], None]] = {
+    "backend": backend.main,
     "overload": overload.main,
     "mixed_batches": mixed_batches.main,
     "hot_swap": hot_swap.main,

@@ -1,0 +1,165 @@
+"""Our `onnxruntime` backend against ONNX Runtime alone, and the placements that two cores have to choose from."""
+
+import asyncio
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from figures import head, show
+from google.protobuf import text_format
+from wire_load import WireLoad, serialised
+
+from rfserve.clients.client import LocalizationClient
+from rfserve.export import onnx_file, pbtxt
+from rfserve.export.publication import Source, publish
+from rfserve.export.repository import Repository
+from rfserve.export.spec import GRAPHS, example
+from rfserve.export.spec.queueing import Priority
+from rfserve.server.process import ServerOptions, TritonServer
+
+MODEL = "heimdall_net"
+SPEC = GRAPHS[MODEL]
+PLACEMENT = SPEC.placements["cpu"]
+PAUSES_S = (0.0, 0.02)
+BLOCKS = 30
+PER_BLOCK = 6
+WARM_UP = 150
+CONCURRENCY = 8
+ROUNDS = 8
+ROUND_S = 1.5
+# (instances, threads of each, what differs besides)
+PLACEMENTS: Mapping[str, tuple[int, int, Mapping[str, str]]] = {
+    "2 instances x 1 thread": (2, 1, {}),
+    "2 x 1, without an arena": (2, 1, {"enable_mem_arena": "0"}),
+    "1 x 2": (1, 2, {}),
+    "1 x 2, threads never spin": (1, 2, {"session.intra_op.allow_spinning": "0"}),
+    "2 x 2": (2, 2, {}),
+    "3 x 1": (3, 1, {}),
+}
+
+
+@contextmanager
+def served(repository: Path) -> Iterator[tuple[TritonServer, LocalizationClient]]:
+    """A warm server and a client of it."""
+    options = ServerOptions(repository=repository, grpc_port=0, http_port=0, metrics_port=0)
+    with TritonServer(options) as server, LocalizationClient(server.grpc_url, timeout_s=60) as client:
+        inputs = example(SPEC, active=10)
+        for _ in range(WARM_UP):
+            client.infer(MODEL, inputs)
+        yield server, client
+
+
+def variant(base: Path, folder: Path, instances: int, threads: int, parameters: Mapping[str, str]) -> Path:
+    """A copy of the repository with another placement in its configuration."""
+    shutil.copytree(base, folder)
+    for file in (folder / MODEL).rglob("*.pbtxt"):
+        config = pbtxt.parse(file.read_text())
+        config.instance_group[0].count = instances
+        config.parameters["intra_op_thread_count"].string_value = str(threads)
+        for name, value in parameters.items():
+            config.parameters[name].string_value = value
+        file.write_text(text_format.MessageToString(config))
+    return folder
+
+
+def block_ms(call: Callable[[], Any], pause_s: float) -> list[float]:
+    """Times of a few calls, each after a pause; the first does not count."""
+    times = []
+    for _ in range(PER_BLOCK):
+        time.sleep(pause_s)
+        begun = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - begun))
+    return times[1:]
+
+
+def computed(server: TritonServer) -> tuple[int, int]:
+    """Nanoseconds in the backend so far, and for how many requests: Triton's own `compute_infer`."""
+    found = next(s for s in server.http.statistics() if s["name"] == MODEL)["inference_stats"]["compute_infer"]
+    return int(found["ns"]), int(found["count"])
+
+
+def bench_latency(repository: Path) -> None:
+    """One request: in the backend by Triton's count, and as the client sees it, against the same session here."""
+    session = onnx_file.open_session(repository / MODEL / "1" / "model.onnx", threads=PLACEMENT.intra_op_threads)
+    inputs = example(SPEC, active=10)
+    with served(repository) as (server, client):
+        for pause_s in PAUSES_S:
+            direct: list[float] = []
+            within: list[float] = []
+            whole: list[float] = []
+            for _ in range(BLOCKS):
+                direct += block_ms(lambda: onnx_file.run_session(session, inputs), pause_s)
+                begun = computed(server)
+                whole += block_ms(lambda: client.infer(MODEL, inputs), pause_s)
+                spent, count = (b - a for a, b in zip(begun, computed(server), strict=True))
+                within.append(spent / count / 1e6)
+            alone, inside, outside = (statistics.median(t) for t in (direct, within, whole))
+            label = f"one each {1e3 * pause_s:.0f} ms" if pause_s else "one after the other"
+            show(f"backend - ORT, {label}, ms at p50", inside - alone, "<= 0.5", f"{inside:.2f} - {alone:.2f} ms")
+            show(f"round trip - ORT, {label}, ms at p50", outside - alone, "<= 1.5", f"{outside:.2f} - {alone:.2f} ms")
+
+
+def direct_rate_hz(sessions: list[Any], inputs: dict[str, Any], runs: int) -> float:
+    """Requests a second of sessions that run beside each other, each in a thread of its own, without a server."""
+    with ThreadPoolExecutor(len(sessions)) as threads:
+        begun = time.perf_counter()
+        list(threads.map(lambda s: [onnx_file.run_session(s, inputs) for _ in range(runs)], sessions))
+        return runs * len(sessions) / (time.perf_counter() - begun)
+
+
+async def saturated_hz(url: str, request: bytes) -> float:
+    async with WireLoad(url) as load:
+        return (await load.closed([request], concurrency=CONCURRENCY, duration_s=ROUND_S)).rate_hz
+
+
+def bench_placements(base: Path, folder: Path) -> None:
+    """One request's latency and saturated throughput of each placement, asked in turn; and the sessions alone."""
+    inputs = example(SPEC, active=10)
+    request = serialised(MODEL, inputs, priority=Priority.BULK)
+    graph = base / MODEL / "1" / "model.onnx"
+    alone = [onnx_file.open_session(graph, threads=1) for _ in range(2)], [onnx_file.open_session(graph, threads=2)]
+    best: list[list[float]] = [[] for _ in alone]
+    latencies: dict[str, list[float]] = {name: [] for name in PLACEMENTS}
+    rates: dict[str, list[float]] = {name: [] for name in PLACEMENTS}
+    with ExitStack() as stack:
+        running = {
+            name: stack.enter_context(served(variant(base, folder / str(index), *placement)))
+            for index, (name, placement) in enumerate(PLACEMENTS.items())
+        }
+        for _ in range(ROUNDS):
+            for sessions, found in zip(alone, best, strict=True):
+                found.append(direct_rate_hz(sessions, inputs, 60 // len(sessions)))
+            for name, (server, client) in running.items():
+                latencies[name] += block_ms(lambda c=client: c.infer(MODEL, inputs), PAUSES_S[-1])
+                rates[name].append(asyncio.run(saturated_hz(server.grpc_url, request)))
+        memory_mib = {name: server.memory_bytes() / 2**20 for name, (server, _) in running.items()}
+    direct_hz = max(statistics.median(found) for found in best)
+    for name, (instances, threads, others) in PLACEMENTS.items():
+        published = (instances, threads, others) == (PLACEMENT.instances, PLACEMENT.intra_op_threads, {})
+        detail = (
+            f"{statistics.median(rates[name]):.0f} / {direct_hz:.0f} per s; one request "
+            f"{statistics.median(latencies[name]):.1f} ms; {memory_mib[name]:.0f} MiB"
+        )
+        label = f"saturated / ORT alone: {name}{' (published)' if published else ''}"
+        show(label, statistics.median(rates[name]) / direct_hz, ">= 0.9" if published else "", detail)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="rfserve-bench-") as name:
+        folder = Path(name)
+        base = folder / "published"
+        publish(SPEC, Repository(base), Source(), version=None, report=lambda _: None)
+        bench_latency(base)
+        bench_placements(base, folder)
+
+
+if __name__ == "__main__":
+    head()
+    main()
