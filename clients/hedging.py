@@ -17,6 +17,9 @@ class Hedging:
     None takes the 95th percentile of the last 200 answers' times, once there were 20 (Dean and Barroso, "The Tail at
     Scale", 2013). The slower request is cancelled. Hedges count against the client's `retry_limit`. They help where
     requests are slow for reasons of one server, and harm where all are slow because there is too much to do.
+
+    Use it with Triton 24.12 or newer: before, a cancelled call can end the server with a segmentation fault (server pull
+    request 7840), some time in ten thousand. A deadline that expires cancels too, but is seldom.
     """
 
     after_s: float | None = None
