@@ -18,8 +18,8 @@ class Hedging:
     Scale", 2013). The slower request is cancelled. Hedges count against the client's `retry_limit`. They help where
     requests are slow for reasons of one server, and harm where all are slow because there is too much to do.
 
-    Use it with Triton 24.12 or newer: before, a cancelled call can end the server with a segmentation fault (server pull
-    request 7840), some time in ten thousand. A deadline that expires cancels too, but is seldom.
+    Cancelled calls race with their answers in the Triton that pip installs (24.10): one of them can end the server
+    with a segmentation fault (its issues 7368 and 8034, mended from 24.12 on). Expired deadlines cancel too.
     """
 
     after_s: float | None = None

@@ -5,9 +5,8 @@
 
 One call in five is an inference of `mel_features`, the cheapest model, blocking and asynchronous in turn; one in fifty
 asks for a version that is not there; the others ask whether the model is ready. `--cancelling` adds deadlines that are
-too short, and hedges whose losers are cancelled. It ended tritonserver 2.51 (24.10) with a segmentation fault after
-some ten thousand calls, twice of two runs: cancelled gRPC calls race with their answers there, which Triton mended in
-24.12 (server pull request 7840).
+too short, and hedges whose losers are cancelled: a run of that ended tritonserver 24.10 with a segmentation fault, as
+cancelled calls race with their answers there (issues 7368 and 8034 of the server, mended from 24.12 on).
 
 Ends with 1 when something grew after the first quarter, which is warm-up.
 """
