@@ -59,8 +59,9 @@ class Connection:
     another one is asked (None: as long as the call). What is left of it goes to the server with each request, so that
     it drops from its queue what nobody waits for any more. `retry_limit` bounds what all calls of a client repeat.
 
-    `connections` is the number of connections to each server. One is enough for a server, and usually the fastest;
-    more of them reach more servers where a balancer in between (a Kubernetes Service, say) places whole connections.
+    `connections` is the number of connections to each server. One is the fastest to a server nearby. More of them help
+    where the way is long and each connection's rate is bounded (4 carried twice the raw IQ of 1 where each 64 kB took
+    5 ms more), and where a balancer in between (a Kubernetes Service, say) places whole connections.
 
     `tls` encrypts, and trusts the system's roots unless `root_certificates` names others; a server that asks for a
     certificate gets `certificate_chain` with its `private_key`. All three are PEM files, and each turns `tls` on.

@@ -17,6 +17,9 @@ class Hedging:
     None takes the 95th percentile of the last 200 answers' times, once there were 20 (Dean and Barroso, "The Tail at
     Scale", 2013). The slower request is cancelled. Hedges count against the client's `retry_limit`. They help where
     requests are slow for reasons of one server, and harm where all are slow because there is too much to do.
+
+    Cancelled calls race with their answers in the Triton that pip installs (24.10): one of them can end the server
+    with a segmentation fault (its issues 7368 and 8034, mended from 24.12 on). Expired deadlines cancel too.
     """
 
     after_s: float | None = None

@@ -163,6 +163,35 @@ def test_server_is_told_how_long_its_answer_is_waited_for(call, serve, answer, r
     assert told[0] - told[-1] > 100_000
 
 
+@pytest.mark.parametrize("connections", [1, 3])
+def test_connections_are_as_many_as_asked_for_and_take_turns(serve, answer, connections):
+    peers = []
+
+    def note(request, context):
+        peers.append(context.peer())
+        return answer()(request, context)
+
+    with LocalizationClient(serve(note).url, timeout_s=5.0, connections=connections) as client:
+        for _ in range(6):
+            client.infer("locate", example(find("locate")))
+    assert [peers.count(p) for p in set(peers)] == [6 // connections] * connections
+
+
+def test_each_of_several_servers_has_its_turn(call, serve, answer, observe):
+    one, other = serve(answer(version="1")), serve(answer(version="2"))
+    for _ in range(2):
+        call([one.url, other.url], "locate", [observe()], timeout_s=5.0)
+    with LocalizationClient(f"{one.url},{other.url}", timeout_s=5.0) as client:
+        assert [client.locate([observe()]).model_version for _ in range(4)] in (["1", "2"] * 2, ["2", "1"] * 2)
+
+
+def test_full_queue_of_one_server_goes_to_another(call, serve, refuse, answer, observe):
+    full, free = serve(refuse(AWAY, "Exceeds maximum queue size")), serve(answer())
+    for urls in ([full.url, free.url], [free.url, full.url]):
+        assert call(urls, "locate", [observe()], timeout_s=5.0).model_version == "3"
+    assert len(free.requests) == 2
+
+
 def test_answer_is_refused_when_a_row_is_not_finite(call, serve, answer, observe):
     server = serve(answer(positions=[[45, 7], [np.nan, 7]], uncertainties=[[1, 2], [1, 2]]))
     with pytest.raises(InvalidAnswer, match=r"1 of 2 rows hold no fix: row 1: .*no active receiver"):

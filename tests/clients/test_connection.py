@@ -33,6 +33,23 @@ def test_url_is_refused_when_it_is_no_grpc_address(url):
         Connection(url=url, timeout_s=1.0)
 
 
+@pytest.mark.parametrize("url", ["127.0.0.1:1, triton.rf.svc:2", ["127.0.0.1:1", "triton.rf.svc:2"]])
+def test_url_may_be_several(url):
+    assert Connection(url=url, timeout_s=1.0).urls == ("127.0.0.1:1", "triton.rf.svc:2")
+
+
+@pytest.mark.parametrize("url", [[], "127.0.0.1:1,", "127.0.0.1:1,127.0.0.1:1"])
+def test_urls_are_refused_when_one_is_missing_or_twice(url):
+    with pytest.raises(ClientError, match="url"):
+        Connection(url=url, timeout_s=1.0)
+
+
+@pytest.mark.parametrize("options", [{"connections": 0}, {"connections": 65}, {"try_timeout_s": 0.0}])
+def test_options_are_refused_when_out_of_range(options):
+    with pytest.raises(ClientError, match=next(iter(options))):
+        Connection(url="127.0.0.1:1", timeout_s=1.0, **options)
+
+
 @pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan"), float("inf")])
 def test_timeout_is_refused_when_it_is_no_deadline(timeout_s):
     with pytest.raises(ClientError, match="deadline"):

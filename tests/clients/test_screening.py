@@ -140,6 +140,11 @@ def test_far_receivers_are_not_taken_for_swapped(record):
     assert len(align(recordings)) == 4
 
 
+def test_near_receivers_are_not_taken_for_swapped_where_latitude_and_longitude_are_alike(record):
+    pair = [record(0, latitude_deg=45.0, longitude_deg=45.1), record(1, latitude_deg=45.1, longitude_deg=45.0)]
+    assert len(align(pair)) == 2
+
+
 @pytest.mark.parametrize(
     ("ids", "known", "text"),
     [

@@ -1,0 +1,199 @@
+"""What a client's options change, as ratios measured in one run: connections, shared memory, hedging.
+
+python tests/benchmarks/client_ways.py
+"""
+
+import asyncio
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from rfserve.clients.async_client import AsyncLocalizationClient
+from rfserve.clients.client import LocalizationClient
+from rfserve.clients.hedging import Hedging
+from rfserve.clients.retries import RetryLimit
+from rfserve.export.spec import example, find
+from rfserve.server.process import ServerOptions, TritonServer
+
+MODELS = ("iq_features", "heimdall_net", "locate", "mel_features")
+SHARED = (("locate", 1), ("locate", 8), ("iq_features", 1), ("heimdall_net", 1), ("mel_features", 1))
+ROUNDS = 30
+CHUNK = 65536
+
+
+def medians_ms(*calls: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
+    """The median time of each, taken in turns."""
+    taken: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for times, call in zip(taken, calls, strict=True):
+            begun = time.perf_counter()
+            call()
+            times.append(1e3 * (time.perf_counter() - begun))
+    return [statistics.median(times) for times in taken]
+
+
+def show(what: str, ratio: float, detail: str) -> None:
+    print(f"{what:58} {ratio:8.2f}   {detail}", flush=True)
+
+
+def bench_shared_memory(url: str) -> None:
+    with (
+        LocalizationClient(url, timeout_s=60) as plain,
+        LocalizationClient(url, timeout_s=60, shared_memory=True) as shared,
+    ):
+        for model, batch in (
+            ("locate", 1),
+            ("locate", 8),
+            ("iq_features", 1),
+            ("heimdall_net", 1),
+            ("mel_features", 1),
+        ):
+            arrays = example(find(model), batch=batch)
+            calls = [lambda c=c, m=model, a=arrays: c.infer(m, a) for c in (plain, shared)]
+            medians_ms(*calls, rounds=8)
+            wire, memory = medians_ms(*calls)
+            size = sum(a.nbytes for a in arrays.values()) / 1e6
+            show(
+                f"{model}, batch {batch} ({size:.1f} MB): shared / plain",
+                memory / wire,
+                f"{memory:.1f} / {wire:.1f} ms",
+            )
+
+
+def rate(url: str, connections: int, model: str, calls: int) -> float:
+    arrays = example(find(model))
+    with LocalizationClient(url, timeout_s=60, connections=connections) as client, ThreadPoolExecutor(8) as workers:
+        list(workers.map(lambda _: client.infer(model, arrays), range(16)))
+        begun = time.perf_counter()
+        list(workers.map(lambda _: client.infer(model, arrays), range(calls)))
+        return calls / (time.perf_counter() - begun)
+
+
+def bench_connections(what: str, url: str, model: str, calls: int) -> None:
+    rates: dict[int, list[float]] = {1: [], 4: []}
+    for _ in range(5):
+        for connections, found in rates.items():
+            found.append(rate(url, connections, model, calls))
+    one, four = (statistics.median(r) for r in rates.values())
+    show(f"{what}: 4 connections / 1", four / one, f"{four:.1f} / {one:.1f} per s")
+
+
+@contextmanager
+def balancer(urls: list[str], delay_s: float = 0.0) -> Iterator[str]:
+    """What a Kubernetes Service does: each connection goes to the next server, and stays there.
+
+    What is sent there arrives `delay_s` later.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+    turn = 0
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(CHUNK):
+                time.sleep(delay_s)
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    def accept() -> None:
+        nonlocal turn
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                host, _, port = urls[turn % len(urls)].rpartition(":")
+                turn += 1
+                far = socket.create_connection((host, int(port)))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        listener.close()
+
+
+async def tail_ms(url: str, hedging: Hedging | None) -> tuple[list[float], str]:
+    arrays = example(find("mel_features"))
+    limit = RetryLimit(share=0.1, per_second=0.0, burst=10.0)
+    async with AsyncLocalizationClient(url, timeout_s=60, hedging=hedging, retry_limit=limit) as client:
+        taken = []
+        for _ in range(300):
+            begun = time.perf_counter()
+            await client.infer("mel_features", arrays)
+            taken.append(1e3 * (time.perf_counter() - begun))
+        return sorted(taken), str(client.counts)
+
+
+def bench_hedging(direct: str, servers: list[str]) -> None:
+    """Of two servers, one is behind a link that stalls for 200 ms now and then."""
+    with stalling(servers[0]) as slow:
+        urls = f"{slow},{direct}"
+        plain, _ = asyncio.run(tail_ms(urls, None))
+        hedged, counts = asyncio.run(tail_ms(urls, Hedging()))
+        for share in (0.5, 0.98, 0.99):
+            at = int(share * len(plain))
+            detail = f"{hedged[at]:.1f} / {plain[at]:.1f} ms"
+            show(f"one of two stalls: p{100 * share:.0f} hedged / plain", hedged[at] / plain[at], detail)
+        print(f"{'':58} {'':8}   {counts}")
+
+
+@contextmanager
+def stalling(url: str) -> Iterator[str]:
+    """A link to a server on which each 150th piece of data waits for 200 ms."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    pieces = 0
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        nonlocal pieces
+        with suppress(OSError):
+            while data := source.recv(1 << 20):
+                pieces += 1
+                if pieces % 150 == 0:
+                    time.sleep(0.2)
+                sink.sendall(data)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                host, _, port = url.rpartition(":")
+                far = socket.create_connection((host, int(port)))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        listener.close()
+
+
+def main() -> None:
+    print(f"{'ratio':58} {'value':>8}   measured")
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rfserve-bench-"))
+        for model in MODELS:
+            write = [sys.executable, "-m", "rfserve.export.cli", "write", model, "--repository", folder]
+            subprocess.run(write, check=True, stdout=subprocess.DEVNULL)
+        options = ServerOptions(repository=Path(folder), grpc_port=0, http_port=0, metrics_port=0)
+        first = stack.enter_context(TritonServer(options)).grpc_url
+        bench_shared_memory(first)
+        bench_connections("throughput at 8, mel_features", first, "mel_features", 160)
+        bench_connections("throughput at 8, locate", first, "locate", 24)
+        far = stack.enter_context(balancer([first], delay_s=0.005))
+        bench_connections("each 64 kB takes 5 ms more, locate", far, "locate", 24)
+        second = stack.enter_context(TritonServer(options)).grpc_url
+        bench_hedging(second, [first])
+
+
+if __name__ == "__main__":
+    main()
