@@ -9,7 +9,7 @@ from typing import Any
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
-from rfserve.clients import many
+from rfserve.clients import many, tracing
 from rfserve.clients.connection import READY_POLL_S, Connection, ReadyWait, from_wire, server_timeout_us, to_wire
 from rfserve.clients.fix import Fix
 from rfserve.clients.hedging import HedgeDelay, Hedging
@@ -100,8 +100,8 @@ class AsyncLocalizationClient:
         """Raw tensors, batch first, to outputs by name and the version that made them."""
         inputs, outputs = to_wire(model, arrays)
         attempts = Attempts(self.connection.timeout_s, self._servers, self._budget, self.counts)
-        given = {"model_name": model, "inputs": inputs, "model_version": version, "outputs": outputs}
-        given["request_id"] = request_id
+        given: dict[str, Any] = {"model_name": model, "inputs": inputs, "model_version": version, "outputs": outputs}
+        given |= {"request_id": request_id, "headers": tracing.headers()}
         for left_s, channel in attempts:
             try:
                 result = await self._hedged(attempts, channel, self.connection.try_s(left_s), given)

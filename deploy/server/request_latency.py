@@ -16,7 +16,7 @@ from pathlib import Path
 from rfserve.server.canary import REQUEST_ID
 from rfserve.server.http_api import HttpApi
 
-BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.06, 0.08, 0.1, 0.15, 0.25, 0.4, 0.5, 0.8, 1, 2, 5, 10)
+BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.22, 0.3, 0.4, 0.7, 0.8, 1, 2, 5, 10)
 """Upper bounds, among them every budget of a served model."""
 
 # Beyond what comes between two collections, which take what there is.

@@ -33,11 +33,7 @@ class StubWatch:
     def look(self) -> list[Stub]:
         """The stubs found dead or stopped now, each once. Call it every half second or so."""
         lost = []
-        for pid, end_s in list(self._retired.items()):
-            if time.monotonic() > end_s:
-                self._retired.pop(pid)
-                # Its number may be another process's by now.
-                process_group.kill([s.pid for s in process_group.stubs(self._leader) if s.pid == pid])
+        self.end_retired()
         for pid, stub in list(self._known.items()):
             state = process_group.state(pid)
             if state in {"Z", "T"}:
@@ -51,6 +47,15 @@ class StubWatch:
                 self._looks.pop(pid, None)
         self._done.update(stub.pid for stub in lost)
         return lost
+
+    def end_retired(self) -> bool:
+        """End the retired stubs whose time is over; whether there are others. Without them a server does not stop."""
+        for pid, end_s in list(self._retired.items()):
+            if time.monotonic() > end_s:
+                self._retired.pop(pid)
+                # Its number may be another process's by now.
+                process_group.kill([s.pid for s in process_group.stubs(self._leader) if s.pid == pid])
+        return bool(self._retired)
 
     def retire(self, groups: Iterable[str], *, stuck: bool) -> None:
         """Have done with the stubs of the instance groups, whose model is about to be loaded anew: the stopped ones, or

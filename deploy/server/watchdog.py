@@ -75,6 +75,8 @@ class Watchdog:
             except Exception as error:  # a watchdog that ended would be missed by nobody
                 self._say(f"cannot watch: {error!r}")
             self._stopped.wait(TICK_S)
+        while self._stubs.end_retired():
+            time.sleep(TICK_S)
 
     def _look_at_server(self) -> None:
         live = self._http.call("/v2/health/live", timeout_s=self._options.deadline_s).ok

@@ -24,6 +24,7 @@ from rfserve.export.spec import ENSEMBLES, GRAPHS, example
 from rfserve.export.spec.queueing import Priority
 from rfserve.export.spec.tensor import Array
 from rfserve.server.process import ServerOptions, TritonServer
+from rfserve.server.security import Security
 
 NETWORK, FRONT, ENSEMBLE = GRAPHS["heimdall_net"], GRAPHS["iq_features"], ENSEMBLES["locate"]
 VERSIONS = (1, 2)
@@ -148,7 +149,9 @@ def main() -> None:
     """Print what happened."""
     with tempfile.TemporaryDirectory(prefix="rfserve-bench-") as name:
         repository = publish_two(Path(name))
-        options = ServerOptions(repository=Path(name), grpc_port=0, http_port=0, metrics_port=0)
+        options = ServerOptions(
+            repository=Path(name), grpc_port=0, http_port=0, metrics_port=0, security=Security(open_admin=True)
+        )
         with TritonServer(options) as server:
             found = asyncio.run(measure(Path(name), repository, server.grpc_url, swaps=SWAPS))
     title = f"{found.swaps} swaps under load"

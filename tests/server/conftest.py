@@ -27,6 +27,7 @@ from rfserve.clients.connection import to_wire
 from rfserve.export.publication import Source, publish
 from rfserve.export.repository import Repository
 from rfserve.export.spec import GRAPHS, MODELS, example
+from rfserve.export.spec.queueing import Priority
 
 DAY = timedelta(days=1)
 # An address of this machine; certificates name it, and no other.
@@ -135,8 +136,18 @@ def part_of(repository: Path, tmp_path: Path) -> Callable[..., Path]:
 class Caller(threading.Thread):
     """Asks a model without pause, batch after batch; keeps when each answer and each failure came, in seconds."""
 
-    def __init__(self, url: str, model: str, *, batch: int = 1, timeout_s: float = 30.0, times: int = 10**9) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        batch: int = 1,
+        timeout_s: float = 30.0,
+        times: int = 10**9,
+        priority: Priority = Priority.BULK,
+    ) -> None:
         super().__init__(daemon=True)
+        self._priority = priority
         self._url, self._model, self._batch, self._timeout_s, self._times = url, model, batch, timeout_s, times
         self.stop = threading.Event()
         self.answers: list[float] = []
@@ -149,7 +160,13 @@ class Caller(threading.Thread):
                 if self.stop.is_set():
                     return
                 try:
-                    client.infer(self._model, inputs, outputs=outputs, client_timeout=self._timeout_s)
+                    client.infer(
+                        self._model,
+                        inputs,
+                        outputs=outputs,
+                        client_timeout=self._timeout_s,
+                        priority=self._priority,
+                    )
                     self.answers.append(time.monotonic())
                 except InferenceServerException as error:
                     self.failures.append((time.monotonic(), str(error)))

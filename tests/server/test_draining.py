@@ -24,7 +24,8 @@ def test_requests_in_flight_are_answered_and_later_ones_refused(part_of, run, ca
         caller.join(60)
     assert [len(c.answers) for c in early] == [1] * CALLS
     assert not late[0].answers
-    assert "UNAVAILABLE" in late[0].failures[0][1]
+    # By the endpoint, or once all is answered by the models that are gone.
+    assert any(text in late[0].failures[0][1] for text in ("UNAVAILABLE", "no available versions"))
     assert running.process.wait(60) == 0
     for url in (running.grpc, running.http.removeprefix("http://"), running.metrics.split("/")[2]):
         host, _, port = url.rpartition(":")

@@ -39,7 +39,7 @@ def test_models_beside_broken_ones_serve_and_the_reasons_are_shown(part_of, run,
     assert cli.main(["status", "--url", running.http, "--json"]) == 1
     found = {m["name"]: m for m in json.loads(capsys.readouterr().out)}
     assert found["mel_features"]["canary"]["outcome"] == "ok"
-    assert found["mel_features"]["instances"] == 1
+    assert found["mel_features"]["instances"] == 2
     assert found["mel_features"]["requests"] > 0
     assert (found["heimdall_net"]["canary"], found["heimdall_net"]["well"]) == (None, False)
     assert found["locate"]["state"] == model_table.NOT_LOADED
