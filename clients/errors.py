@@ -23,6 +23,7 @@ RfserveError
 """
 
 from rfserve.export.spec.errors import RfserveError
+from rfserve.export.spec.queueing import REFUSAL_TEXTS
 
 
 class ClientError(RfserveError):
@@ -101,8 +102,6 @@ class InvalidAnswer(RequestError):
     """The answer is not a position on Earth."""
 
 
-# Triton answers a full queue with UNAVAILABLE too; it must not be taken for a server that is away.
-OVERLOAD_TEXTS = ("Exceeds maximum queue size", "Request timeout expired")
 MODEL_TEXTS = ("unknown model", "is not ready", "is not at ready state", "no available versions")
 RESTRICTED_TEXT = "protocol is restricted"
 
@@ -120,7 +119,7 @@ def from_status(status: str, text: str, *, url: str, model: str) -> RequestError
     """The error for a failed call of `model` at `url`, from gRPC's status code and the server's text."""
     name = status.removeprefix("StatusCode.")
     kind: type[RequestError]
-    if any(t in text for t in OVERLOAD_TEXTS):
+    if any(t in text for t in REFUSAL_TEXTS):
         kind, remedy = Overloaded, "send less, or add replicas"
     elif any(t in text for t in MODEL_TEXTS):
         kind, remedy = BY_STATUS["NOT_FOUND"]

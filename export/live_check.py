@@ -16,6 +16,7 @@ from rfserve.export.publication import network_units
 from rfserve.export.scaling import METRES_PER_DEGREE, Scaling
 from rfserve.export.spec import EnsembleSpec, ModelSpec, example
 from rfserve.export.spec.model import Served
+from rfserve.export.spec.queueing import REFUSAL_TEXTS
 from rfserve.export.spec.tensor import Array
 
 # Rows of the requests that are sent.
@@ -25,7 +26,6 @@ BATCHES = (1, 1, 3)
 GPU_SLACK = 1_000
 # Differences of the front end within its tolerance reach the network's outputs.
 ENSEMBLE_SLACK = 10
-BUSY_TEXTS = ("Exceeds maximum queue size", "Request timeout expired")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +133,6 @@ def _ask(server: LiveServer, spec: Served, inputs: Mapping[str, Array]) -> tuple
         try:
             return server.infer(spec.name, inputs)
         except LiveServerError as error:
-            if not any(t in str(error) for t in BUSY_TEXTS) or time.monotonic() > deadline:
+            if not any(t in str(error) for t in REFUSAL_TEXTS) or time.monotonic() > deadline:
                 raise
             time.sleep(READY_POLL_S)

@@ -28,6 +28,8 @@ UNMEASURED_SIZE = 128
 URGENT_SIZE = 8
 BULK_SIZE = 128
 PATIENT_TIMEOUT_MS = 30_000.0
+# Triton's words for a request that was refused for want of room or time; its status is that of a server that is away.
+REFUSAL_TEXTS = ("Exceeds maximum queue size", "Request timeout expired")
 
 
 class Priority(IntEnum):

@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2
 from tritonclient.grpc._utils import _get_inference_request
 
 from rfserve.clients.connection import CHANNEL_ARGUMENTS, to_wire
-from rfserve.clients.errors import OVERLOAD_TEXTS
+from rfserve.export.spec.queueing import REFUSAL_TEXTS
 from rfserve.export.spec.tensor import Array
 from rfserve.loadtest.arrivals import poisson_s
 
@@ -61,7 +61,7 @@ class Outcome:
     @property
     def failed(self) -> int:
         """Requests that were neither answered nor refused for overload."""
-        return sum(count for reason, count in self.reasons.items() if reason not in OVERLOAD_TEXTS)
+        return sum(count for reason, count in self.reasons.items() if reason not in REFUSAL_TEXTS)
 
     def answered_at_ms(self, percentile: float) -> float:
         """Latency of what was answered; NaN when nothing was."""
@@ -112,7 +112,7 @@ class WireLoad:
             answer = await self._call(request, timeout=self._deadline_s)
         except grpc.aio.AioRpcError as error:
             text = error.details() or ""
-            reason = next((t for t in OVERLOAD_TEXTS if t in text), f"{error.code().name}: {text}")
+            reason = next((t for t in REFUSAL_TEXTS if t in text), f"{error.code().name}: {text}")
             outcome.reasons[reason] += 1
             outcome.refused_ms.append(1e3 * (time.perf_counter() - due))
             return None

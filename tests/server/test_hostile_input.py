@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from rfserve.clients.errors import OVERLOAD_TEXTS
 from rfserve.export import onnx_file
 from rfserve.export.spec import GRAPHS, example
+from rfserve.export.spec.queueing import REFUSAL_TEXTS
 from rfserve.server.http_api import HttpApi
 from rfserve.server.options import ServerOptions
 from rfserve.server.process import TritonServer
@@ -104,7 +104,7 @@ def status(call: Any) -> str:
     if error is None:
         return "OK"
     # The queue is full of valid ones for a moment: no sign of a server that is gone.
-    refused = any(text in (error.details() or "") for text in OVERLOAD_TEXTS)
+    refused = any(text in (error.details() or "") for text in REFUSAL_TEXTS)
     return "REFUSED" if refused else str(error.code().name)
 
 
