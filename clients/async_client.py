@@ -10,18 +10,18 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
 from rfserve.clients import many, tracing
-from rfserve.clients.connection import READY_POLL_S, Connection, ReadyWait, from_wire, server_timeout_us, to_wire
+from rfserve.clients.base_client import BaseClient
+from rfserve.clients.connection import READY_POLL_S, ReadyWait, from_wire, server_timeout_us, to_wire
 from rfserve.clients.fix import Fix
 from rfserve.clients.hedging import HedgeDelay, Hedging
 from rfserve.clients.many import EventSource, Outcome
 from rfserve.clients.observation import Observation
-from rfserve.clients.request import Question
-from rfserve.clients.retries import Attempts, Counts, RetryBudget
+from rfserve.clients.retries import Attempts
 from rfserve.clients.servers import Channel
 from rfserve.export.spec.tensor import Array
 
 
-class AsyncLocalizationClient:
+class AsyncLocalizationClient(BaseClient):
     """As `LocalizationClient`, for one event loop. Make it inside the loop, and use it as `async with`.
 
     `hedging` sends a request a second time when its answer is late. It has no shared memory.
@@ -39,12 +39,16 @@ class AsyncLocalizationClient:
         hedging: Hedging | None = None,
         **options: Any,
     ) -> None:
-        self.connection = Connection(url=url, timeout_s=timeout_s, **options)
-        self.model, self.version = model, version
-        self.known_receivers, self.minimum_receivers = known_receivers, minimum_receivers
-        self.counts = Counts()
-        self._budget = RetryBudget(self.connection.retry_limit)
-        self._servers = self.connection.open(triton.InferenceServerClient)
+        super().__init__(
+            triton.InferenceServerClient,
+            url,
+            timeout_s=timeout_s,
+            model=model,
+            version=version,
+            known_receivers=known_receivers,
+            minimum_receivers=minimum_receivers,
+            **options,
+        )
         self._delay = HedgeDelay(hedging) if hedging is not None else None
 
     async def __aenter__(self) -> "AsyncLocalizationClient":
@@ -73,15 +77,6 @@ class AsyncLocalizationClient:
             self.model, question.arrays, version=self.version, request_id=question.request_id
         )
         return question.fixes(answer, version)
-
-    def _question(self, events: Sequence[Sequence[Observation]], request_id: str | None) -> Question:
-        return Question(
-            self.model,
-            events,
-            request_id,
-            known_receivers=self.known_receivers,
-            minimum_receivers=self.minimum_receivers,
-        )
 
     def locate_many(
         self,

@@ -9,18 +9,18 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from rfserve.clients import many, tracing
-from rfserve.clients.connection import READY_POLL_S, Connection, ReadyWait, from_wire, server_timeout_us, to_wire
+from rfserve.clients.base_client import BaseClient
+from rfserve.clients.connection import READY_POLL_S, ReadyWait, from_wire, server_timeout_us, to_wire
 from rfserve.clients.errors import ModelUnavailable, RequestError
 from rfserve.clients.fix import Fix
 from rfserve.clients.many import EventSource, Outcome
 from rfserve.clients.observation import Observation
-from rfserve.clients.request import Question
-from rfserve.clients.retries import Attempts, Counts, RetryBudget
+from rfserve.clients.retries import Attempts
 from rfserve.clients.shared_memory import Regions
 from rfserve.export.spec.tensor import Array
 
 
-class LocalizationClient:
+class LocalizationClient(BaseClient):
     """Asks servers for fixes; safe to use from several threads.
 
     `timeout_s` is the deadline of a call, retries included. An empty `version` takes the newest that is served. Further
@@ -49,12 +49,16 @@ class LocalizationClient:
         admin_key: str = "",
         **options: Any,
     ) -> None:
-        self.connection = Connection(url=url, timeout_s=timeout_s, **options)
-        self.model, self.version = model, version
-        self.known_receivers, self.minimum_receivers = known_receivers, minimum_receivers
-        self.counts = Counts()
-        self._budget = RetryBudget(self.connection.retry_limit)
-        self._servers = self.connection.open(triton.InferenceServerClient)
+        super().__init__(
+            triton.InferenceServerClient,
+            url,
+            timeout_s=timeout_s,
+            model=model,
+            version=version,
+            known_receivers=known_receivers,
+            minimum_receivers=minimum_receivers,
+            **options,
+        )
         self._regions: Regions | None = None
         if shared_memory:
             self._regions = Regions(self.connection, self._servers.channels[0].client, admin_key)
@@ -83,15 +87,6 @@ class LocalizationClient:
         question = self._question(events, request_id)
         answer, version = self.infer(self.model, question.arrays, version=self.version, request_id=question.request_id)
         return question.fixes(answer, version)
-
-    def _question(self, events: Sequence[Sequence[Observation]], request_id: str | None) -> Question:
-        return Question(
-            self.model,
-            events,
-            request_id,
-            known_receivers=self.known_receivers,
-            minimum_receivers=self.minimum_receivers,
-        )
 
     def locate_many(
         self, events: Iterable[EventSource], *, concurrency: int = 4, ordered: bool = True, progress: bool = False

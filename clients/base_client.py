@@ -1,0 +1,41 @@
+"""What the blocking and the asynchronous client are made of, whatever they do with it."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from rfserve.clients.connection import Connection
+from rfserve.clients.observation import Observation
+from rfserve.clients.request import Question
+from rfserve.clients.retries import Counts, RetryBudget
+
+
+class BaseClient:
+    """Where the servers are, which model is asked, and which receivers may be sent; see `LocalizationClient`."""
+
+    def __init__(
+        self,
+        make: Callable[..., Any],
+        url: str | Sequence[str],
+        *,
+        timeout_s: float,
+        model: str,
+        version: str,
+        known_receivers: Collection[int] | None,
+        minimum_receivers: int | None,
+        **options: Any,
+    ) -> None:
+        self.connection = Connection(url=url, timeout_s=timeout_s, **options)
+        self.model, self.version = model, version
+        self.known_receivers, self.minimum_receivers = known_receivers, minimum_receivers
+        self.counts = Counts()
+        self._budget = RetryBudget(self.connection.retry_limit)
+        self._servers = self.connection.open(make)
+
+    def _question(self, events: Sequence[Sequence[Observation]], request_id: str | None) -> Question:
+        return Question(
+            self.model,
+            events,
+            request_id,
+            known_receivers=self.known_receivers,
+            minimum_receivers=self.minimum_receivers,
+        )
