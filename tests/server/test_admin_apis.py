@@ -10,6 +10,7 @@ from tritonclient.utils import InferenceServerException
 
 from rfserve.clients.client import LocalizationClient
 from rfserve.export.spec import GRAPHS, example
+from rfserve.server import cli
 from rfserve.server.http_api import HttpApi
 from rfserve.server.options import ServerOptions
 from rfserve.server.process import TritonServer
@@ -91,6 +92,23 @@ def test_administrative_api_asks_for_the_key_over_http(closed, api):
             answer = HttpApi(url=closed.http_url, admin_key=key).call(path, body)
             assert (answer.status, answer.reason) == (403, "This API is restricted, expecting header 'admin-key'")
         assert closed.http.call(path, body).status != 403
+
+
+@pytest.mark.server
+def test_status_says_what_could_not_be_asked_and_what_to_pass(closed, tmp_path, capsys):
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    for file, key in ((right, KEY), (wrong, WRONG)):
+        file.write_text(key)
+        file.chmod(0o600)
+    command = ["status", "--url", closed.http_url]
+    assert cli.main(command) == 1
+    said = capsys.readouterr().err
+    assert f"{closed.http_url} runs; the list of its models could not be asked for" in said
+    assert "no key was sent. Pass --admin-key-file with the file that the server was started with" in said
+    assert cli.main([*command, "--admin-key-file", str(wrong)]) == 1
+    assert "the key that was sent is not its own" in capsys.readouterr().err
+    assert cli.main([*command, "--admin-key-file", str(right)]) == 0
+    assert SPEC.name in capsys.readouterr().out
 
 
 @pytest.mark.server
