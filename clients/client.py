@@ -99,7 +99,8 @@ class LocalizationClient(BaseClient):
     ) -> Iterator[Outcome]:
         """A fix or an error for each event, with up to `concurrency` requests in flight.
 
-        Events are taken from `events` as they are needed, so that any number of them fits into memory. One that is a
+        Events are taken from `events` as they are needed, four for each request in flight, so that any number of them
+        fits into memory; those of one length are sent next to each other, as a server joins no others. One that is a
         function is called for its observations in the thread that sends them; what it raises becomes the error of that
         event, and so does everything else that fails: the others go on. Outcomes come in the order of the events, or,
         with `ordered=False`, as they are made. `progress` draws a bar on a terminal.
