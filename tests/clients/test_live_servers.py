@@ -211,8 +211,8 @@ def regions():
 
 def test_shared_memory_gives_the_answers_of_the_wire_and_is_given_back(server):
     with (
-        LocalizationClient(server.grpc_url, timeout_s=30.0) as plain,
-        LocalizationClient(server.grpc_url, timeout_s=30.0, shared_memory=True) as shared,
+        LocalizationClient(server.grpc_url, timeout_s=30.0, priority=Priority.BULK) as plain,
+        LocalizationClient(server.grpc_url, timeout_s=30.0, priority=Priority.BULK, shared_memory=True) as shared,
         ThreadPoolExecutor(4) as workers,
     ):
         for model in ("locate", "heimdall_net"):
@@ -237,7 +237,7 @@ def test_shared_memory_is_given_back_after_errors(server):
             with pytest.raises((DeadlineExceeded, Overloaded)):
                 client.infer("heimdall_net", busy)
     assert regions() == set()
-    with LocalizationClient(server.grpc_url, timeout_s=30.0, shared_memory=True) as client:
+    with LocalizationClient(server.grpc_url, timeout_s=30.0, priority=Priority.BULK, shared_memory=True) as client:
         with pytest.raises((RequestRejected, ModelUnavailable)):
             client.infer("heimdall_net", busy, version="99")
         assert len(regions()) == 1

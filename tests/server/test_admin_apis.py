@@ -29,9 +29,9 @@ def ask(url: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def closed(one_model: Path) -> Iterator[TritonServer]:
+def closed(small_model: Path) -> Iterator[TritonServer]:
     """On loopback without TLS, with an administrator's key."""
-    with TritonServer(ServerOptions(repository=one_model, security=Security(admin_key=KEY), **FREE)) as server:
+    with TritonServer(ServerOptions(repository=small_model, security=Security(admin_key=KEY), **FREE)) as server:
         yield server
 
 
@@ -129,9 +129,9 @@ def test_inference_health_metadata_and_statistics_need_no_key(closed):
 
 
 @pytest.fixture(scope="module")
-def public(one_model: Path) -> Iterator[TritonServer]:
+def public(small_model: Path) -> Iterator[TritonServer]:
     """On every address, with the launcher's own key."""
-    with TritonServer(ServerOptions(repository=one_model, address="0.0.0.0", **FREE)) as server:
+    with TritonServer(ServerOptions(repository=small_model, address="0.0.0.0", **FREE)) as server:
         yield server
 
 
@@ -162,6 +162,7 @@ def test_address_that_others_reach_has_no_http_inference_without_the_key(public)
 
 
 @pytest.mark.server
+@pytest.mark.server
 def test_desk_opens_every_administrative_api(server):
     with triton.InferenceServerClient(server.grpc_url) as client:
         for api in ADMINISTRATIVE:
@@ -171,10 +172,10 @@ def test_desk_opens_every_administrative_api(server):
 
 
 @pytest.mark.server
-def test_desk_opens_shared_memory_alone(one_model):
+def test_desk_opens_shared_memory_alone(small_model):
     security = Security(open_shared_memory=True)
     with (
-        TritonServer(ServerOptions(repository=one_model, security=security, **FREE)) as server,
+        TritonServer(ServerOptions(repository=small_model, security=security, **FREE)) as server,
         triton.InferenceServerClient(server.grpc_url) as client,
     ):
         assert not client.get_system_shared_memory_status().regions
