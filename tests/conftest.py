@@ -20,16 +20,18 @@ from rfserve.server.security import Security
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+def made_once(tmp_path_factory) -> Iterator[Callable[[str, Callable[[Path], None]], Path]]:
     """Makes a folder that is only read from then on, by every process that runs a part of these tests.
 
-    With RFSERVE_EXPORTS it lies there, and later runs find it.
+    With RFSERVE_EXPORTS it lies there, and later runs find it. A test that changed one is an error at the end.
     """
     shared: Path = tmp_path_factory.getbasetemp()
     if "RFSERVE_EXPORTS" in os.environ:
         shared = Path(os.environ["RFSERVE_EXPORTS"]).resolve()
+        shared.mkdir(parents=True, exist_ok=True)
     elif "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
+    found: dict[Path, dict[Path, tuple[int, int]]] = {}
 
     def made(name: str, make: Callable[[Path], None]) -> Path:
         folder = shared / name
@@ -42,9 +44,23 @@ def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]
                 part.mkdir()
                 make(part)
                 part.rename(folder)
+        found.setdefault(folder, _state(folder))
         return folder
 
-    return made
+    yield made
+    for folder, before in found.items():
+        now = _state(folder)
+        changed = [str(f) for f in before.keys() | now.keys() if before.get(f) != now.get(f)]
+        if changed:
+            # Or later runs would take it for what was made.
+            shutil.rmtree(folder, ignore_errors=True)
+        assert not changed, f"a test changed what all share; have it copy {folder.name}: {sorted(changed)}"
+
+
+def _state(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of each file; locks come and go."""
+    files = [f for f in folder.rglob("*") if f.is_file() and f.name != ".lock"]
+    return {f: (f.stat().st_size, f.stat().st_mtime_ns) for f in files}
 
 
 @pytest.fixture(scope="session")

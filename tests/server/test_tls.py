@@ -1,6 +1,7 @@
 """Real certificates against a real tritonserver: who is answered, who is refused, and by whom."""
 
 import re
+import shutil
 import socket
 import ssl
 import subprocess
@@ -35,12 +36,13 @@ UNNAMED = "127.0.0.3"
 
 
 @pytest.fixture(scope="module")
-def mutual(small_model: Path, authority, server_pair) -> Iterator[TritonServer]:
+def mutual(small_model: Path, tmp_path_factory, authority, server_pair) -> Iterator[TritonServer]:
     """On every address, with TLS that asks clients for a certificate, and an administrator's key."""
     security = Security(
         tls_cert=server_pair.certificate, tls_key=server_pair.key, client_ca=authority.file, admin_key=KEY
     )
-    with TritonServer(ServerOptions(repository=small_model, address="0.0.0.0", security=security, **FREE)) as server:
+    promoted = Path(shutil.copytree(small_model, tmp_path_factory.mktemp("promoted") / "repository"))
+    with TritonServer(ServerOptions(repository=promoted, address="0.0.0.0", security=security, **FREE)) as server:
         yield server
 
 
