@@ -39,7 +39,8 @@ from rfserve.loadtest.plan import Phase, Plan
 from rfserve.loadtest.validity import lateness_limit_ms
 
 LOOK_S = 0.02
-LOST_S = 15.0
+# After Locust has missed heartbeats for three seconds or four.
+LOST_S = 10.0
 # Payloads of many lengths are built meanwhile.
 READY_S = 300.0
 # What is left for a worker's samples to arrive.
@@ -69,8 +70,8 @@ class Order:
 class Master:
     """Locust's master and what came from its workers."""
 
-    def __init__(self, host: str, port: int, workers: int) -> None:
-        self._workers = workers
+    def __init__(self, host: str, port: int, workers: int, wait_s: float) -> None:
+        self._workers, self._wait_s = workers, wait_s
         self._environment = Environment(user_classes=[PlanUser], events=events)
         self._runner = self._environment.create_master_runner(host, port)
         self._present: set[str] = set()
@@ -133,13 +134,21 @@ class Master:
             job.problem = msg.data["text"]
 
     def _gather(self) -> None:
-        """Wait for the workers, and have each start its user."""
-        while len(self._present & set(self._runner.clients)) < self._workers:
-            gevent.sleep(LOOK_S)
+        """Wait for the workers, and have each start its user; `LoadTestError` when they do not come in time."""
+        deadline = time.monotonic() + self._wait_s
+        self._come(lambda: len(self._present & set(self._runner.clients)), "have come", deadline)
         if self._runner.user_count < self._workers:
             self._runner.start(self._workers, spawn_rate=self._workers)
-            while self._runner.user_count < self._workers:
-                gevent.sleep(LOOK_S)
+            self._come(lambda: int(self._runner.user_count), "have a user that runs", deadline + LOST_S)
+
+    def _come(self, count: Callable[[], int], what: str, deadline: float) -> None:
+        while (present := count()) < self._workers:
+            if time.monotonic() > deadline:
+                raise LoadTestError(
+                    f"{present} of {self._workers} load generators {what} after {self._wait_s:g} s; see their "
+                    f"messages, or start others: `rfserve-loadtest worker --master-host HOST --master-port {self.port}`"
+                )
+            gevent.sleep(LOOK_S)
 
     def _measure(self, order: Order, channel: Any, index: int, repetition: int) -> list[Measurement]:
         plan, endpoint = order.plan, order.endpoint
@@ -205,33 +214,34 @@ def say(**document: Any) -> None:
     print(json.dumps(document), flush=True)
 
 
-def _read(orders: Queue) -> None:
-    """Take orders, and end at once when whoever gives them is gone; Locust sends the workers home."""
+def _read(orders: Queue, master: Master) -> None:
+    """Take orders, and end at once when whoever gives them is gone, also in the middle of a plan."""
     for line in FileObjectThread(sys.stdin.fileno(), "rb"):
         orders.put(line)
-    orders.put(None)
+    master.quit()
     os._exit(0)
 
 
 def main() -> int:
-    """Conduct plans until stdin ends."""
+    """Conduct plans until stdin ends; returns only when it could not begin."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", required=True, help="address to bind")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--wait-s", type=float, required=True, help="for them")
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
     try:
-        master = Master(options.host, options.port, options.workers)
+        master = Master(options.host, options.port, options.workers, options.wait_s)
     # Locust ends the process when the port is taken.
     except (RPCError, SystemExit) as error:
         say(error=f"cannot listen on {options.host}:{options.port}: {error}; give another --master-port")
         return 1
     say(port=master.port)
     orders: Queue = Queue()
-    gevent.spawn(_read, orders)
-    while (line := orders.get()) is not None:
-        given = json.loads(line)
+    gevent.spawn(_read, orders, master)
+    while True:
+        given = json.loads(orders.get())
         try:
             order = Order(
                 plan=Plan.from_dict(given["plan"]),
@@ -242,9 +252,6 @@ def main() -> int:
             say(file=given["file"])
         except RfserveError as error:
             say(error=str(error))
-    master.quit()
-    gevent.sleep(LOOK_S)
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
 """Plans carried out by real Locust processes against a real tritonserver: verdicts, workers, counts."""
 
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
-from contextlib import closing
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +44,12 @@ def plan_file(folder: Path, budget: str, *, rate_hz: float = 20, duration_s: flo
 
 
 FEW = 'figures = ["p50_ms", "error_rate", "throughput_hz"]'
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as holder:
+        holder.bind(("127.0.0.1", 0))
+        return int(holder.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +110,7 @@ def test_command_that_cannot_run_is_neither_pass_nor_fail(server, tmp_path, caps
         (["check", "smoke", "--models", "locate"], "no phase of locate alone"),
         (["check", "smoke", "--master"], "--expect-workers"),
         (["check", "smoke", "--admin-key-file", str(tmp_path / "none")], "expected the server's --admin-key-file"),
+        (["check", "smoke", "--json", str(tmp_path / "none" / "x.json")], "make it first"),
     ):
         assert cli.main(arguments) == 2
         assert message in capsys.readouterr().err
@@ -136,12 +148,9 @@ def test_workers_share_one_schedule_and_one_closed_loop(server, engine):
 
 
 def test_server_that_is_away_fails_and_has_no_latency(engine):
-    with closing(socket.socket()) as holder:
-        holder.bind(("127.0.0.1", 0))
-        url = f"127.0.0.1:{holder.getsockname()[1]}"
-        phase = Phase(name="away", duration_s=1, streams=(Stream(model="mel_features", rate_hz=20),))
-        plan = Plan(name="x", device="cpu-2core", phases=(phase,), repetitions=1, warm_up_s=0, timeout_s=1)
-        (found,) = engine.run(plan, Endpoint(url=url)).measurements
+    phase = Phase(name="away", duration_s=1, streams=(Stream(model="mel_features", rate_hz=20),))
+    plan = Plan(name="x", device="cpu-2core", phases=(phase,), repetitions=1, warm_up_s=0, timeout_s=1)
+    (found,) = engine.run(plan, Endpoint(url=f"127.0.0.1:{free_port()}")).measurements
     assert (found.sent, found.answered, found.server) == (20, 0, None)
     assert set(found.failures) <= {failure.UNAVAILABLE, failure.DEADLINE}
 
@@ -158,7 +167,7 @@ def test_deadline_counts_as_such(server, engine):
 def test_problem_of_a_worker_ends_the_run_with_its_words(server, engine, tmp_path):
     plan = closed(1).to_dict()
     plan["phases"][0]["streams"][0]["mix"]["events"] = str(tmp_path)
-    with pytest.raises(LoadTestError, match="holds no .sigmf-collection; expected a folder of events on this host"):
+    with pytest.raises(LoadTestError, match=r"holds no \.sigmf-collection; expected a folder of events on this host"):
         engine.run(Plan.from_dict(plan), Endpoint(url=server.grpc_url))
     # And the next one is carried out.
     assert engine.run(closed(1), Endpoint(url=server.grpc_url)).measurements[0].answered > 0
@@ -185,30 +194,83 @@ def test_statistics_of_a_closed_server_need_the_key(repository, engine, tmp_path
     assert given.to_dict()["admin_key"] is None
 
 
-def test_master_waits_for_workers_of_other_hosts(server, tmp_path):
-    with closing(socket.socket()) as holder:
-        holder.bind(("127.0.0.1", 0))
-        port = str(holder.getsockname()[1])
-    script = [sys.executable, "-m", "rfserve.loadtest.cli"]
-    plan, file = plan_file(tmp_path, WIDE, figures=FEW, duration_s=1.5), tmp_path / "run.json"
-    options = ["--master", "--expect-workers", "2", "--master-bind-host", "127.0.0.1", "--master-port", port]
-    options += ["--url", server.grpc_url, "--json", str(file)]
-    worker = [*script, "worker", "--master-host", "127.0.0.1", "--master-port", port]
-    workers = [subprocess.Popen(worker, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    try:
-        done = subprocess.run(
-            [*script, "check", str(plan), *options], capture_output=True, text=True, timeout=60, check=False
-        )
-        # The master sends them home.
-        ended = [w.wait(20) for w in workers]
-    finally:
-        for process in workers:
+@contextmanager
+def worker_elsewhere(port: int) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "rfserve.loadtest.cli", "worker", "--master-host", "127.0.0.1"]
+    with subprocess.Popen([*command, "--master-port", str(port)], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
             process.kill()
-            process.communicate()
+
+
+def children(process: int) -> list[int]:
+    tasks = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(pid) for file in tasks for pid in file.read_text().split()]
+
+
+def test_master_waits_for_workers_of_other_hosts(server, tmp_path):
+    port = free_port()
+    plan, file = plan_file(tmp_path, WIDE, figures=FEW, duration_s=1.5), tmp_path / "run.json"
+    options = ["--master", "--expect-workers", "2", "--master-bind-host", "127.0.0.1", "--master-port", str(port)]
+    options += ["--url", server.grpc_url, "--json", str(file)]
+    # They may be there before their master is.
+    with worker_elsewhere(port) as first, worker_elsewhere(port) as second:
+        command = [sys.executable, "-m", "rfserve.loadtest.cli", "check", str(plan), *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        # The master sends them home.
+        assert [first.wait(10), second.wait(10)] == [0, 0]
     assert done.returncode == 0, done.stdout + done.stderr
-    assert ended == [0, 0]
+    assert "waits for 2 x `rfserve-loadtest worker" in done.stderr
     document = json.loads(file.read_text())
     assert [m["generator"]["processes"] for m in document["measurements"]] == [2, 2]
     assert all(m["sent"] == 30 for m in document["measurements"])
     with pytest.raises(LoadTestError, match="expected one or more together"):
         Engine(processes=0)
+
+
+def test_worker_that_never_comes_is_an_error_in_time(tmp_path, capsys):
+    options = ["--master", "--expect-workers", "1", "--master-bind-host", "127.0.0.1", "--master-port"]
+    plan, begun = plan_file(tmp_path, WIDE), time.monotonic()
+    code = cli.main(["check", str(plan), *options, str(free_port()), "--wait-s", "1"])
+    assert code == 2
+    assert "0 of 1 load generators have come after 1 s" in capsys.readouterr().err
+    assert time.monotonic() - begun < 20
+
+
+def test_master_port_that_is_taken_is_an_error(tmp_path, capsys):
+    with closing(socket.socket()) as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        options = ["--master", "--expect-workers", "1", "--master-bind-host", "127.0.0.1", "--master-port"]
+        assert cli.main(["check", str(plan_file(tmp_path, WIDE)), *options, str(holder.getsockname()[1])]) == 2
+    assert "give another --master-port" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_worker_that_dies_is_an_error_in_time_and_leaves_nothing(server, where):
+    """What a worker sent before it died is a part of the load at best, and proves nothing."""
+    port, before = free_port(), set(children(os.getpid()))
+    timers: list[threading.Timer] = []
+
+    def kill_soon(pid: int) -> None:
+        timers.append(threading.Timer(1.0, os.kill, (pid, signal.SIGKILL)))
+        timers[-1].start()
+
+    own = 2 if where == "here" else 1
+    with worker_elsewhere(port) as other, Engine(processes=own, listen=("127.0.0.1", port), expect_workers=1) as engine:
+        master_and_own = set(children(os.getpid())) - before - {other.pid}
+        assert len(master_and_own) == 1 + own
+        victim = max(master_and_own) if where == "here" else children(other.pid)[0]
+        begun = time.monotonic()
+        message = "of this host ended with -9" if where == "here" else r"gone or hangs \(lost "
+        with pytest.raises(LoadTestError, match=message):
+            engine.run(closed(1, duration_s=60), Endpoint(url=server.grpc_url), progress=lambda _: kill_soon(victim))
+        assert time.monotonic() - begun < 40
+        # With its part gone, the command on the other host says so too.
+        engine.stop()
+        assert other.wait(10) == (0 if where == "here" else 2)
+        left = [pid for pid in master_and_own if Path(f"/proc/{pid}").exists()]
+    for timer in timers:
+        timer.join()
+    assert not left
