@@ -14,7 +14,7 @@ help:
 	@echo "make demo   export the models, serve them, locate RECORDING ($(RECORDING)), print the fix"
 	@echo "make test   run the tests        make lint   ruff and mypy"
 	@echo "make bench  print the ratios     make serve  serve $(REPOSITORY) until Ctrl-C"
-	@echo "make bench-serving   overload, mixed requests, swaps, memory (SOAK_MINUTES=$(SOAK_MINUTES))"
+	@echo "make bench-serving   overload, mixed requests, swaps, alerts, memory (SOAK_MINUTES=$(SOAK_MINUTES))"
 
 .PHONY: setup
 setup: $(VENV)/.installed
@@ -64,10 +64,19 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Debian's Prometheus, unpacked beside the project and not installed. Without it, what needs it says so and skips.
+.PHONY: tools
+tools:
+	@test -x .tools/usr/bin/promtool || command -v promtool >/dev/null || { \
+	  mkdir -p .tools && cd .tools && { timeout 60 apt-get download -qq prometheus || \
+	  { timeout 60 apt-get update -qq && timeout 60 apt-get download -qq prometheus; }; } && \
+	  dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb; } >/dev/null 2>&1 || \
+	  echo "note: no promtool, and apt-get cannot download the package prometheus: rules are not tested"
+
 # Two at a time, then those with a tritonserver in turn: a busy machine is what they measure, and it has cost a server its
 # start. The models that the first run exports are there for the second.
 .PHONY: test
-test: setup
+test: setup tools
 	@exports="$$(mktemp -d)"; trap 'rm -rf "$$exports"' EXIT; export RFSERVE_EXPORTS="$$exports"; \
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not server" && $(BIN)/python -m pytest -m server
 
@@ -76,7 +85,7 @@ bench: setup
 	$(BIN)/python tests/benchmarks/ratios.py
 
 .PHONY: bench-serving
-bench-serving: setup
+bench-serving: setup tools
 	$(BIN)/python tests/benchmarks/serving.py --soak-minutes $(SOAK_MINUTES)
 
 .PHONY: precisions
