@@ -10,8 +10,9 @@ KEPT_PERCENT = 1
 
 
 def collector(device: str) -> dict[str, Any]:
-    """Spans of servers and clients in, to the backend that `OTLP_ENDPOINT` names; of each model, those over the p99
-    budget are kept, of the rest one in a hundred. `tail_sampling` is in the collector's contrib distribution.
+    """Spans of servers and clients in, to the backend that `OTLP_ENDPOINT` names. Kept are, of each model, those over
+    the p99 budget, all that a caller's own span calls failed, and of the rest one in a hundred. `tail_sampling` is in
+    the collector's contrib distribution.
     """
     slow = [
         {

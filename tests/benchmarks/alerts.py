@@ -72,8 +72,8 @@ class Result:
     after_s: Mapping[str, float]
 
 
-def run(experiment: Experiment, repository: Path) -> Result:
-    """Serve, watch, wait, do it, and see."""
+def run(experiment: Experiment, repository: Path, look: Callable[[Prometheus], None] = lambda _: None) -> Result:
+    """Serve, watch, wait, do it, and see; `look` may ask Prometheus before anything is done."""
     with tempfile.TemporaryDirectory(prefix="rfserve-alerts-") as name, ExitStack() as stack:
         watched = stack.enter_context(contextmanager(experiment.serve)(repository))
         targets = [urlsplit(url).netloc for url in watched.metrics]
@@ -85,6 +85,7 @@ def run(experiment: Experiment, repository: Path) -> Result:
         while time.monotonic() < calm_until:
             early |= seen.firing()
             time.sleep(0.5)
+        look(seen)
         began = time.monotonic()
         cause = threading.Thread(target=experiment.cause, args=(watched, stack))
         cause.start()
