@@ -90,6 +90,19 @@ PANELS = (
         for slo, quantile in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
     ),
     Panel(
+        title="p99 of each server, as Triton's summaries have it",
+        unit="s",
+        queries=(
+            (
+                "max by (model, instance) "
+                f'(nv_inference_request_summary_us{{job="{JOB}",model=~"$model",quantile="0.99"}}) / 1e6',
+                "{{model}} {{instance}}",
+            ),
+        ),
+        budgets=((f'max by (model) ({budget.LATENCY_S}{{slo="p99",model=~"$model"}})', "{{model}} budget"),),
+        text="NVIDIA's image with --metrics-config=summary_latencies=true, which has no histogram. Never add them up.",
+    ),
+    Panel(
         title="Share of answers over their budget",
         unit="percentunit",
         queries=((f"{budget.OVER}5m{_OURS}", "{{model}} {{slo}}"),),
@@ -186,7 +199,7 @@ def dashboard() -> dict[str, Any]:
         "refresh": "30s",
         "time": {"from": "now-6h", "to": "now"},
         "templating": {"list": list(_variables())},
-        "annotations": {"list": [_restarts()]},
+        "annotations": {"list": [_firing()]},
         "panels": [_panel(index, panel) for index, panel in enumerate(PANELS)],
     }
 
@@ -205,7 +218,7 @@ def _variables() -> Iterator[dict[str, Any]]:
     }
 
 
-def _restarts() -> dict[str, Any]:
+def _firing() -> dict[str, Any]:
     return {
         "name": "Alerts",
         "datasource": _SOURCE,
