@@ -40,7 +40,7 @@ from rfserve.loadtest.validity import lateness_limit_ms
 
 LOOK_S = 0.02
 # After Locust has missed heartbeats for three seconds or four.
-LOST_S = 10.0
+LOST_S = 6.0
 # Payloads of many lengths are built meanwhile.
 READY_S = 300.0
 # What is left for a worker's samples to arrive.
@@ -95,9 +95,8 @@ class Master:
         try:
             version = server_statistics.version(channel, endpoint)
             for repetition in range(plan.repetitions):
-                for index, phase in enumerate(plan.phases):
-                    progress(f"repetition {repetition + 1} of {plan.repetitions}: {phase.name}")
-                    measured += self._measure(order, channel, index, repetition)
+                for index in range(len(plan.phases)):
+                    measured += self._measure(order, channel, index, repetition, progress)
         finally:
             channel.close()
         return Run(
@@ -150,7 +149,9 @@ class Master:
                 )
             gevent.sleep(LOOK_S)
 
-    def _measure(self, order: Order, channel: Any, index: int, repetition: int) -> list[Measurement]:
+    def _measure(
+        self, order: Order, channel: Any, index: int, repetition: int, progress: Callable[[str], None]
+    ) -> list[Measurement]:
         plan, endpoint = order.plan, order.endpoint
         phase: Phase = plan.phases[index]
         workers = sorted(self._present & set(self._runner.clients))
@@ -169,6 +170,7 @@ class Master:
         for place, worker in enumerate(workers):
             self._runner.send_message(messages.SHARE, {**share, "index": place}, client_id=worker)
         self._wait(job, lambda: len(job.ready) == len(workers), READY_S, "ready")
+        progress(f"repetition {repetition + 1} of {plan.repetitions}: {phase.name}")
         for worker in workers:
             self._runner.send_message(messages.GO, {"job": job.name}, client_id=worker)
         gevent.sleep(LEAD_S + plan.warm_up_s)

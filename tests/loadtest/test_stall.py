@@ -13,7 +13,7 @@ from rfserve.server import process_group
 pytestmark = pytest.mark.server
 
 MODEL = "mel_features"
-WINDOW_S = 5.0
+WINDOW_S = 4.0
 
 
 def test_true_p99_rises_when_the_model_stops_and_the_naive_one_does_not(server):
@@ -24,7 +24,7 @@ def test_true_p99_rises_when_the_model_stops_and_the_naive_one_does_not(server):
     plan = Plan(name="stall", device="cpu-2core", phases=(opened, closed), repetitions=1, warm_up_s=0.5)
     threads: list[threading.Thread] = []
     with Engine() as engine:
-        freeze = stall.on_each_phase(2.0, pids, threads)
+        freeze = stall.on_each_phase(1.8, pids, threads)
         true, naive = engine.run(plan, Endpoint(url=server.grpc_url), progress=freeze).measurements
     for thread in threads:
         thread.join()
@@ -32,5 +32,5 @@ def test_true_p99_rises_when_the_model_stops_and_the_naive_one_does_not(server):
     # The same second happened to both.
     assert true.latency_ms(99) > 500 or true.failed > 5
     assert naive.send_latency_ms(100) > 500 or naive.failed
-    assert naive.answered > 200
+    assert naive.answered > 120
     assert naive.send_latency_ms(99) < 250
