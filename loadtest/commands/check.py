@@ -42,6 +42,9 @@ def _check(options: argparse.Namespace) -> int:
     plan = _chosen(plans.read(options.plan), options)
     _look_for_folders(options)
     endpoint = server_options.endpoint_of(options)
+    if not options.master:
+        # A wrong address is no server that fails.
+        endpoint.look()
     with _engine(plan, options) as engine:
         run = engine.run(plan, endpoint, repository=options.repository, progress=_tell)
     if options.json is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rfserve.loadtest import cli, failure
+from rfserve.loadtest import cli, endpoint, failure
 from rfserve.loadtest.endpoint import Endpoint, key_of
 from rfserve.loadtest.engine import Engine
 from rfserve.loadtest.errors import LoadTestError
@@ -50,12 +50,6 @@ def free_port() -> int:
     with closing(socket.socket()) as holder:
         holder.bind(("127.0.0.1", 0))
         return int(holder.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def engine():
-    with Engine(processes=2) as running:
-        yield running
 
 
 def test_budgets_that_hold_pass_and_are_written(server, repository, tmp_path, capsys):
@@ -103,10 +97,12 @@ def test_rate_beyond_the_generator_is_invalid(server, tmp_path, capsys):
     assert "requests a second went out (at least 99%)" in shown
 
 
-def test_command_that_cannot_run_is_neither_pass_nor_fail(server, tmp_path, capsys):
+def test_command_that_cannot_run_is_neither_pass_nor_fail(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(endpoint, "CONNECT_S", 0.5)
     for arguments, message in (
         (["check", "nothing-of-that-name"], "no plan 'nothing-of-that-name'"),
         (["check", "smoke", "--url", "nowhere"], "expected host:port"),
+        (["check", "smoke", "--url", f"127.0.0.1:{free_port()}"], "no connection to 127.0.0.1:"),
         (["check", "smoke", "--models", "locate"], "no phase of locate alone"),
         (["check", "smoke", "--master"], "--expect-workers"),
         (["check", "smoke", "--admin-key-file", str(tmp_path / "none")], "expected the server's --admin-key-file"),
@@ -121,7 +117,7 @@ def closed(users: int, duration_s: float = 0.5) -> Plan:
     return Plan(name="x", device="cpu-2core", phases=(phase,), repetitions=1, warm_up_s=0.3, timeout_s=2)
 
 
-def test_workers_share_one_schedule_and_one_closed_loop(server, engine):
+def test_workers_share_one_schedule_and_one_closed_loop(server, engine, lone_engine):
     streams = (Stream(model="mel_features", rate_hz=25), Stream(model="heimdall_net", users=3))
     plan = Plan(
         name="x",
@@ -130,10 +126,9 @@ def test_workers_share_one_schedule_and_one_closed_loop(server, engine):
         repetitions=1,
         warm_up_s=0.3,
     )
-    with Engine(processes=1) as alone:
-        (single, _), (shared, users) = (
-            e.run(plan, Endpoint(url=server.grpc_url)).measurements for e in (alone, engine)
-        )
+    (single, _), (shared, users) = (
+        e.run(plan, Endpoint(url=server.grpc_url)).measurements for e in (lone_engine, engine)
+    )
     assert (shared.generator.processes, single.generator.processes) == (2, 1)
     assert shared.sent == single.sent == 30
     # To the microsecond: the times are split between the workers, not drawn again.
@@ -236,6 +231,23 @@ def test_worker_that_never_comes_is_an_error_in_time(tmp_path, capsys):
     assert code == 2
     assert "0 of 1 load generators have come after 1 s" in capsys.readouterr().err
     assert time.monotonic() - begun < 20
+
+
+def test_worker_of_another_version_is_named():
+    port = free_port()
+    source = (
+        "from rfserve.loadtest import messages\n"
+        "messages.versions = lambda: {'rfserve': '0.0.1'}\n"
+        "import runpy\nrunpy.run_module('rfserve.loadtest.locust_worker', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", source, "--master-host", "127.0.0.1", "--master-port", str(port)]
+    alone = Engine(processes=0, listen=("127.0.0.1", port), expect_workers=1)
+    with alone as engine, subprocess.Popen(command) as process:
+        try:
+            with pytest.raises(LoadTestError, match=r"has {'rfserve': '0\.0\.1'}; expected .*'numpy'"):
+                engine.run(closed(1), Endpoint(url="127.0.0.1:9"))
+        finally:
+            process.kill()
 
 
 def test_master_port_that_is_taken_is_an_error(tmp_path, capsys):
