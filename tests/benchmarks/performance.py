@@ -1,0 +1,237 @@
+"""Each model and precision by every way of running it, as JSON that the README's table is made from.
+
+    python tests/benchmarks/performance.py     # all, into loadtest/results/cpu-<N>core.json
+    python tests/benchmarks/performance.py --models heimdall_net --graphs FOLDER --prepare    # publish only
+
+The ways of one model, with all its precisions, take turns in every round of one run, so that what else the machine does
+meets all of them. `--graphs` keeps what was published from one call to the next.
+"""
+
+import argparse
+import asyncio
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import torch
+from figures import show
+from ratios import heimdall_loop
+from wire_load import WireLoad, serialised
+
+from rfserve.clients.client import LocalizationClient
+from rfserve.export import onnx_file
+from rfserve.export.networks.heimdall_net import HeimdallBase
+from rfserve.export.networks.iq_encoder import HEIMDALL_1_0, MBCONV
+from rfserve.export.publication import GRAPH_FILE, Built, Source, build_network, publish
+from rfserve.export.repository import Repository
+from rfserve.export.spec import GRAPHS, ModelSpec, example
+from rfserve.export.spec.precision import FP32, INT8
+from rfserve.export.spec.queueing import Priority
+from rfserve.loadtest.machine import this_machine
+from rfserve.loadtest.performance import DIRECT, EAGER, INSTANCE, LOOP, TRITON, Case, Performance
+from rfserve.server.process import ServerOptions, TritonServer
+
+RESULTS = Path(__file__).parents[2] / "loadtest" / "results"
+ROUNDS = 9
+# A block is long enough for its median, and short enough that a round is one moment of the machine.
+BLOCK_S, FEWEST, MOST = 0.35, 3, 25
+PAUSE_S = 0.2
+ROUND_S = 2.0
+IN_FLIGHT = 8
+WARM_UP = 150
+WARM_UP_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model in one size and order, and the precisions that a CPU serves it in."""
+
+    model: str
+    variant: str | None = None
+    encoder_order: str | None = None
+    precisions: tuple[str, ...] = (FP32,)
+
+    @property
+    def kind(self) -> str:
+        return self.variant or self.encoder_order or ""
+
+    def source(self, precision: str = FP32) -> Source:
+        return Source(variant=self.variant, encoder_order=self.encoder_order, precision=precision)
+
+    def repository(self, graphs: Path, precision: str) -> Path:
+        return graphs / "-".join([self.model, self.kind, precision])
+
+
+SUBJECTS = (
+    Subject(model="localization_net", variant="large", precisions=(FP32, INT8)),
+    Subject(model="heimdall_net", encoder_order=MBCONV),
+    Subject(model="heimdall_net", encoder_order=HEIMDALL_1_0),
+    Subject(model="heimdall_net_pro", encoder_order=MBCONV),
+    Subject(model="heimdall_net_pro", encoder_order=HEIMDALL_1_0),
+)
+
+
+def prepare(subject: Subject, graphs: Path) -> None:
+    """Publish what is not there yet."""
+    for precision in subject.precisions:
+        repository = Repository(subject.repository(graphs, precision))
+        if not repository.versions(subject.model):
+            print(f"publishing {subject.model} {subject.kind} {precision}", flush=True)
+            source = subject.source(precision)
+            publish(GRAPHS[subject.model], repository, source, version=None, report=lambda _: None)
+
+
+def block_ms(call: Callable[[], object]) -> float:
+    """The median time of some calls in a row.
+
+    After a pause, and two calls that do not count: thread pools spin for a while after their work, and would take the
+    cores from whoever is next.
+    """
+    time.sleep(PAUSE_S)
+    for _ in range(2):
+        call()
+    times: list[float] = []
+    while len(times) < FEWEST or (sum(times) < 1e3 * BLOCK_S and len(times) < MOST):
+        begun = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - begun))
+    return statistics.median(times)
+
+
+async def saturated_hz(url: str, requests: Sequence[bytes], duration_s: float) -> float:
+    async with WireLoad(url) as load:
+        outcome = await load.closed(requests, concurrency=IN_FLIGHT, duration_s=duration_s)
+    assert not outcome.reasons, outcome.reasons
+    return outcome.rate_hz
+
+
+@contextmanager
+def served(spec: ModelSpec, repository: Path) -> Iterator[tuple[TritonServer, LocalizationClient]]:
+    """A warm server: one that has just started is slower for some hundred requests."""
+    options = ServerOptions(repository=repository, grpc_port=0, http_port=0, metrics_port=0)
+    with TritonServer(options) as server, LocalizationClient(server.grpc_url, timeout_s=60) as client:
+        inputs = example(spec, active=10)
+        begun = time.perf_counter()
+        for _ in range(WARM_UP):
+            client.infer(spec.name, inputs)
+            if time.perf_counter() - begun > WARM_UP_S:
+                break
+        yield server, client
+
+
+def loop_of(built: Built, spec: ModelSpec) -> Callable[[], object] | None:
+    """The network as Heimdall itself runs it; None when it has one receiver only."""
+    network = built.module.network
+    if not isinstance(network, HeimdallBase):
+        return None
+    inputs = [torch.from_numpy(a) for a in example(spec, active=10).values()][:4]
+
+    def run() -> None:
+        with torch.inference_mode():
+            heimdall_loop(network, *inputs)
+
+    return run
+
+
+def measure(subject: Subject, graphs: Path, *, rounds: int, round_s: float = ROUND_S) -> list[Case]:
+    """Every way of a model, in turn."""
+    spec = GRAPHS[subject.model]
+    inputs = example(spec, active=10)
+    requests = [serialised(spec.name, example(spec, active=10, seed=s), priority=Priority.BULK) for s in range(8)]
+    built = build_network(spec, subject.source())
+    shared: dict[str, Callable[[], object]] = {EAGER: lambda: onnx_file.run_eager(built.module, spec, inputs)}
+    if (loop := loop_of(built, spec)) is not None:
+        shared[LOOP] = loop
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    with ExitStack() as stack:
+        own: dict[str, dict[str, Callable[[], object]]] = {}
+        urls = {}
+        for precision in subject.precisions:
+            folder = subject.repository(graphs, precision)
+            graph = folder / spec.name / "1" / GRAPH_FILE
+            whole = onnx_file.open_session(graph, threads=cores())
+            instance = onnx_file.open_session(graph, threads=spec.placements["cpu"].intra_op_threads)
+            server, client = stack.enter_context(served(spec, folder))
+            urls[precision] = server.grpc_url
+            own[precision] = {
+                DIRECT: lambda s=whole: onnx_file.run_session(s, inputs),
+                INSTANCE: lambda s=instance: onnx_file.run_session(s, inputs),
+                TRITON: lambda c=client: c.infer(spec.name, inputs),
+            }
+        found_ms = {p: {way: [] for way in (*shared, *ways)} for p, ways in own.items()}
+        found_hz: dict[str, list[float]] = {p: [] for p in own}
+        for _ in range(rounds):
+            same_ms = {way: block_ms(call) for way, call in shared.items()}
+            for precision, ways in own.items():
+                for way, time_ms in (same_ms | {way: block_ms(call) for way, call in ways.items()}).items():
+                    found_ms[precision][way].append(round(time_ms, 3))
+                rate_hz = asyncio.run(saturated_hz(urls[precision], requests, round_s))
+                found_hz[precision].append(round(rate_hz, 2))
+    revision = this_machine().versions.get("revision", "")
+    return [
+        Case(
+            model=subject.model,
+            kind=subject.kind,
+            precision=precision,
+            date=started,
+            revision=revision,
+            in_flight=IN_FLIGHT,
+            rounds_ms={way: tuple(times) for way, times in found_ms[precision].items()},
+            rounds_hz=tuple(found_hz[precision]),
+        )
+        for precision in subject.precisions
+    ]
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def show_case(case: Case) -> None:
+    label = f"{case.model} {case.kind} {case.precision}"
+    for way in case.rounds_ms:
+        if way != EAGER:
+            detail = f"{case.time_ms(EAGER).p50:.2f} / {case.time_ms(way).p50:.2f} ms"
+            show(f"{label}: eager / {way}", case.speed(way).p50, "", detail)
+    show(f"{label}: saturated / eager", case.saturated_speed.p50, "", f"{case.saturated_hz.p50:.1f} rows/s")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=sorted({s.model for s in SUBJECTS}), help="default: all")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="default: %(default)s")
+    parser.add_argument("--graphs", type=Path, help="where published versions are kept; default: a folder for this run")
+    parser.add_argument("--prepare", action="store_true", help="publish into --graphs, and measure nothing")
+    parser.add_argument("--output", type=Path, default=RESULTS / f"cpu-{cores()}core.json", help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(cores())
+    chosen = [s for s in SUBJECTS if options.models is None or s.model in options.models]
+    with tempfile.TemporaryDirectory(prefix="rfserve-bench-") as name:
+        graphs = options.graphs or Path(name)
+        for subject in chosen:
+            prepare(subject, graphs)
+            if not options.prepare:
+                cases = measure(subject, graphs, rounds=options.rounds)
+                for case in cases:
+                    show_case(case)
+                keep(cases, options.output)
+
+
+def keep(cases: Sequence[Case], file: Path) -> None:
+    """Put the cases into the file, in the place of older ones."""
+    machine = this_machine(torch=installed_version("torch"))
+    if file.is_file():
+        Performance.read(file).with_cases(machine, cases).write(file)
+    else:
+        Performance(device=f"cpu-{cores()}core", machine=machine, cases=tuple(cases)).write(file)
+
+
+if __name__ == "__main__":
+    main()
