@@ -43,7 +43,8 @@ ROUNDS = 9
 # A block is long enough for its median, and short enough that a round is one moment of the machine.
 BLOCK_S, FEWEST, MOST = 0.35, 3, 25
 PAUSE_S = 0.2
-ROUND_S = 2.0
+# A saturated round ends when the last of its requests is answered: it is so many times as long as one of them.
+ROUND_S, ROUND_REQUESTS = 2.0, 20
 IN_FLIGHT = 8
 WARM_UP = 150
 WARM_UP_S = 5.0
@@ -140,8 +141,8 @@ def loop_of(built: Built, spec: ModelSpec) -> Callable[[], object] | None:
     return run
 
 
-def measure(subject: Subject, graphs: Path, *, rounds: int, round_s: float = ROUND_S) -> list[Case]:
-    """Every way of a model, in turn."""
+def measure(subject: Subject, graphs: Path, *, rounds: int) -> tuple[list[Case], str]:
+    """Every way of a model, in turn; and the version of Triton."""
     spec = GRAPHS[subject.model]
     inputs = example(spec, active=10)
     requests = [serialised(spec.name, example(spec, active=10, seed=s), priority=Priority.BULK) for s in range(8)]
@@ -160,6 +161,7 @@ def measure(subject: Subject, graphs: Path, *, rounds: int, round_s: float = ROU
             instance = onnx_file.open_session(graph, threads=spec.placements["cpu"].intra_op_threads)
             server, client = stack.enter_context(served(spec, folder))
             urls[precision] = server.grpc_url
+            triton = str(server.http.call("/v2").document["version"])
             own[precision] = {
                 DIRECT: lambda s=whole: onnx_file.run_session(s, inputs),
                 INSTANCE: lambda s=instance: onnx_file.run_session(s, inputs),
@@ -172,10 +174,11 @@ def measure(subject: Subject, graphs: Path, *, rounds: int, round_s: float = ROU
             for precision, ways in own.items():
                 for way, time_ms in (same_ms | {way: block_ms(call) for way, call in ways.items()}).items():
                     found_ms[precision][way].append(round(time_ms, 3))
+                round_s = max(ROUND_S, ROUND_REQUESTS * found_ms[precision][TRITON][-1] / 1e3)
                 rate_hz = asyncio.run(saturated_hz(urls[precision], requests, round_s))
                 found_hz[precision].append(round(rate_hz, 2))
     revision = this_machine().versions.get("revision", "")
-    return [
+    cases = [
         Case(
             model=subject.model,
             kind=subject.kind,
@@ -188,6 +191,7 @@ def measure(subject: Subject, graphs: Path, *, rounds: int, round_s: float = ROU
         )
         for precision in subject.precisions
     ]
+    return cases, triton
 
 
 def cores() -> int:
@@ -218,15 +222,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for subject in chosen:
             prepare(subject, graphs)
             if not options.prepare:
-                cases = measure(subject, graphs, rounds=options.rounds)
+                cases, triton = measure(subject, graphs, rounds=options.rounds)
                 for case in cases:
                     show_case(case)
-                keep(cases, options.output)
+                keep(cases, options.output, triton)
 
 
-def keep(cases: Sequence[Case], file: Path) -> None:
+def keep(cases: Sequence[Case], file: Path, triton: str) -> None:
     """Put the cases into the file, in the place of older ones."""
-    machine = this_machine(torch=installed_version("torch"))
+    machine = this_machine(torch=installed_version("torch"), triton=triton)
     if file.is_file():
         Performance.read(file).with_cases(machine, cases).write(file)
     else:

@@ -1,0 +1,113 @@
+"""How much a figure of a run would vary if the run were made again, estimated from the run itself.
+
+A figure is computed over the samples of all repetitions. Its standard error is that of a bootstrap in two ways, and the
+larger one counts:
+
+- whole repetitions are drawn anew (the highest level only: Davison and Hinkley 1997, Bootstrap Methods and their
+  Application, section 3.8), which holds what differs from one repetition to the next. It is multiplied by
+  sqrt(R / (R - 1)): R drawn from R vary less than R from all there could be;
+- blocks of consecutive samples are drawn within each repetition (Carlstein 1986, Annals of Statistics 14, 1171-1179),
+  because requests that wait in one queue are not independent. This alone is left when there is one repetition.
+
+Intervals from it are Student's, as few repetitions say little of how much they vary (Kalibera and Jones 2013, Rigorous
+Benchmarking in Reasonable Time, ISMM, 63-74).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from rfserve.export.spec.tensor import Array
+from rfserve.loadtest.errors import LoadTestError
+
+DRAWS = 400
+BLOCKS = 20
+# Weights of so many samples are held at a time.
+CHUNK = 4_000_000
+
+# Samples (n) and how often each is drawn, int64 (draws, n), to figures (draws, …).
+Figure = Callable[[Array, Array], Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A figure, its standard error, and the degrees of freedom of that error. With one repetition it is within it."""
+
+    value: float
+    error: float
+    freedom: float
+
+
+def percentiles(*wanted: float) -> Figure:
+    """Percentiles that a sample really had (`higher`), as `numpy.percentile` gives them for samples all drawn once."""
+    shares = np.asarray(wanted) / 100
+
+    def figure(samples: Array, weights: Array) -> Array:
+        order = np.argsort(samples, kind="stable")
+        cumulated = np.cumsum(weights[:, order], axis=1)
+        rank = np.ceil(shares * (cumulated[:, -1:] - 1)) + 1
+        index = np.stack([(cumulated < r[:, None]).sum(axis=1) for r in rank.T], axis=1)
+        return np.asarray(samples[order][index])
+
+    return figure
+
+
+def mean(samples: Array, weights: Array) -> Array:
+    """The mean, as one figure."""
+    return np.asarray((weights @ samples / weights.sum(axis=1))[:, None])
+
+
+def estimates(figure: Figure, repetitions: Sequence[Array], *, log: bool = False, seed: int = 0) -> list[Estimate]:
+    """Figures over the samples of all repetitions, each repetition's in the order of time; `log`: their logarithms.
+
+    `LoadTestError` when a repetition has no samples.
+    """
+    if not repetitions or not all(r.size for r in repetitions):
+        raise LoadTestError(f"noise: got repetitions of {[r.size for r in repetitions]} samples; expected some in each")
+    rng = np.random.default_rng(seed)
+    samples = np.concatenate(repetitions)
+    scale = np.log if log else np.asarray
+    count = len(repetitions)
+    values = scale(figure(samples, np.ones((1, samples.size), np.int64)))[0]
+    within = _spread(figure, samples, scale, lambda draws: _draw_blocks(rng, repetitions, draws))
+    if count == 1:
+        freedom = max(1, min(BLOCKS, samples.size) - 1)
+        return [Estimate(value=float(v), error=float(e), freedom=freedom) for v, e in zip(values, within, strict=True)]
+    sizes = [r.size for r in repetitions]
+    between = _spread(figure, samples, scale, lambda draws: _draw_repetitions(rng, sizes, draws))
+    errors = np.maximum(within, between * np.sqrt(count / (count - 1)))
+    return [Estimate(value=float(v), error=float(e), freedom=count - 1) for v, e in zip(values, errors, strict=True)]
+
+
+def difference(before: Estimate, after: Estimate, *, confidence: float = 0.95) -> tuple[float, float, float]:
+    """`after` - `before` with the ends of its interval, by Welch's t with Satterthwaite's degrees of freedom."""
+    change = after.value - before.value
+    squares = before.error**2, after.error**2
+    if sum(squares) == 0:
+        return change, change, change
+    freedom = sum(squares) ** 2 / (squares[0] ** 2 / before.freedom + squares[1] ** 2 / after.freedom)
+    reach = float(special.stdtrit(freedom, (1 + confidence) / 2)) * sum(squares) ** 0.5
+    return change, change - reach, change + reach
+
+
+def _spread(figure: Figure, samples: Array, scale: Callable[[Array], Array], draw: Callable[[int], Array]) -> Array:
+    """Standard deviation of each figure over the draws."""
+    at_a_time = max(1, CHUNK // samples.size)
+    parts = [scale(figure(samples, draw(min(at_a_time, DRAWS - done)))) for done in range(0, DRAWS, at_a_time)]
+    return np.asarray(np.concatenate(parts).std(axis=0, ddof=1))
+
+
+def _draw_repetitions(rng: np.random.Generator, sizes: Sequence[int], draws: int) -> Array:
+    weights = rng.multinomial(len(sizes), [1 / len(sizes)] * len(sizes), draws)
+    return np.repeat(weights, sizes, axis=1)
+
+
+def _draw_blocks(rng: np.random.Generator, repetitions: Sequence[Array], draws: int) -> Array:
+    parts = []
+    for samples in repetitions:
+        count = min(BLOCKS, samples.size)
+        weights = rng.multinomial(count, [1 / count] * count, draws)
+        parts.append(weights[:, np.arange(samples.size) * count // samples.size])
+    return np.concatenate(parts, axis=1)
