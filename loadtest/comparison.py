@@ -90,7 +90,8 @@ def compare(before: Run, after: Run, *, margin: float = MARGIN) -> Comparison:
 
 
 def _changes(key: tuple[str, str], old: Repetitions, new: Repetitions, margin: float) -> list[Change]:
-    found = _latency_changes(key, old, new, margin)
+    single = min(len(old), len(new)) == 1
+    found = _latency_changes(key, old, new, margin, single=single)
     for figure, of, log in ((ERRORS, _errors, False), (THROUGHPUT, _rates, True)):
         sides = [[of(m) for m in group] for group in (old, new)]
         values = [float(np.concatenate(s).mean()) if all(r.size for r in s) else math.nan for s in sides]
@@ -98,11 +99,13 @@ def _changes(key: tuple[str, str], old: Repetitions, new: Repetitions, margin: f
             found.append(_unknown(key, figure, values, "nothing was sent" if not log else "nothing was answered"))
             continue
         pair = [estimates(mean, s, log=log)[0] for s in sides]
-        found.append(_judge(key, figure, pair[0], pair[1], margin=margin, log=log))
+        found.append(_judge(key, figure, pair[0], pair[1], margin=margin, log=log, single=single))
     return found
 
 
-def _latency_changes(key: tuple[str, str], old: Repetitions, new: Repetitions, margin: float) -> list[Change]:
+def _latency_changes(
+    key: tuple[str, str], old: Repetitions, new: Repetitions, margin: float, *, single: bool
+) -> list[Change]:
     sides = [[m.latency_s * 1e3 for m in group] for group in (old, new)]
     if not all(r.size and (r > 0).all() for s in sides for r in s):
         reason = "a repetition without an answer"
@@ -111,7 +114,7 @@ def _latency_changes(key: tuple[str, str], old: Repetitions, new: Repetitions, m
     fewest = min(sum(r.size for r in s) for s in sides)
     found = []
     for (figure, percentile), before, after in zip(LATENCIES.items(), *pairs, strict=True):
-        judged = _judge(key, figure, before, after, margin=margin, log=True)
+        judged = _judge(key, figure, before, after, margin=margin, log=True, single=single)
         if fewest * (100 - percentile) / 100 < FEWEST_BEYOND:
             reason = f"{fewest} samples are too few for it"
             judged = _unknown(key, figure, [judged.before, judged.after], reason)
@@ -124,8 +127,11 @@ def _judge(key: tuple[str, str], figure: str, before: Estimate, after: Estimate,
     edge_low, edge_high = (-math.log1p(margin), math.log1p(margin)) if log else (-ERROR_MARGIN, ERROR_MARGIN)
     more_is_worse = figure != THROUGHPUT
     good, bad = (BETTER, WORSE) if figure == ERRORS else (FASTER, SLOWER)
+    reason = "more repetitions or longer ones decide it"
     if edge_low <= low and high <= edge_high:
         outcome = SAME
+    elif single:
+        outcome, reason = UNDECIDED, "one repetition says nothing of how much the next one differs"
     elif low > 0 or high < 0:
         outcome = bad if (low > 0) == more_is_worse else good
     else:
@@ -141,7 +147,7 @@ def _judge(key: tuple[str, str], figure: str, before: Estimate, after: Estimate,
         low=shown(low),
         high=shown(high),
         outcome=outcome,
-        reason="more repetitions or longer ones decide it" if outcome == UNDECIDED else "",
+        reason=reason if outcome == UNDECIDED else "",
     )
 
 
@@ -161,15 +167,26 @@ def _unknown(key: tuple[str, str], figure: str, values: list[float], reason: str
 
 
 def _rates(measurement: Measurement) -> Array:
-    """Good answers a second in each of equal parts of the window; what came after it belongs to the last part."""
-    part = np.minimum(measurement.done_s / measurement.duration_s * BLOCKS, BLOCKS - 1).astype(np.int64)
-    return np.bincount(np.maximum(part, 0), minlength=BLOCKS) * (BLOCKS / measurement.duration_s)
+    """Good answers a second: in a closed loop those of equal parts of the window, the last one with what came after.
+
+    In an open loop how many requests there are is the schedule's chance: what the server adds is whether it answers
+    them, so there is one entry a request, the target rate or 0.
+    """
+    if measurement.target_rate_hz is not None:
+        return measurement.target_rate_hz * (1 - _failed(measurement.scheduled, measurement.answered))
+    part = np.clip(measurement.done_s / measurement.duration_s * BLOCKS, 0, BLOCKS - 1).astype(np.int64)
+    return np.bincount(part, minlength=BLOCKS) * (BLOCKS / measurement.duration_s)
 
 
 def _errors(measurement: Measurement) -> Array:
-    """1 for a failed request, else 0. When each failed is not known: they are taken to be independent."""
-    failed = np.zeros(measurement.sent)
-    failed[: measurement.failed] = 1
+    """1 for a failed request, else 0."""
+    return _failed(measurement.sent, measurement.answered)
+
+
+def _failed(count: int, answered: int) -> Array:
+    """1 for each of `count` that was not answered, else 0. Which ones is not known: they are taken as independent."""
+    failed = np.zeros(count)
+    failed[answered:] = 1
     return np.random.default_rng(0).permutation(failed)
 
 
@@ -199,8 +216,6 @@ def _plan_warnings(old: Mapping[tuple[str, str], Repetitions], new: Mapping[tupl
             values = [sorted({str(getattr(m, what)) for m in group}) for group in (old[key], new[key])]
             if values[0] != values[1]:
                 found.append(f"{name}, {what}: {', '.join(values[0])} before, {', '.join(values[1])} after")
-        if min(len(old[key]), len(new[key])) == 1:
-            found.append(f"{name} has one repetition: what differs from run to run is not in its intervals")
     return found
 
 

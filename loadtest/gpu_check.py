@@ -15,7 +15,7 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,7 +37,7 @@ from rfserve.export.spec.tensor import Array
 from rfserve.loadtest.accelerator import QUICK, TF32, THOROUGH, Device, Peaks, Timing
 from rfserve.loadtest.errors import LoadTestError
 from rfserve.loadtest.gpu_results import GpuResults, Row
-from rfserve.loadtest.machine import this_machine
+from rfserve.loadtest.machine import describe
 
 NETWORKS = tuple(name for name, spec in GRAPHS.items() if spec.has_weights)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -321,10 +321,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.models:
             smallest = GRAPHS[name].variants[-1] if options.quick and GRAPHS[name].variants else None
             check.network(name, smallest)
+        here = describe("")
         results = GpuResults(
             device=device.name,
             date=datetime.now(UTC).isoformat(timespec="seconds"),
-            machine=this_machine(**_versions(), accelerator=device.description),
+            machine=replace(here, versions={**here.versions, **_versions(), "accelerator": device.description}),
             peaks=check.peaks,
             rows=tuple(check.rows),
             not_run=tuple(check.not_run),

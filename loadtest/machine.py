@@ -1,65 +1,62 @@
-"""The machine that this process runs on, and the versions of what was measured."""
+"""The machine that a load came from, and the versions of what made it."""
 
 import os
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from pathlib import Path
 
 from rfserve.loadtest.measurement import Machine
 
-# Distributions that own the name a version is wanted of; the first that is installed.
-DISTRIBUTIONS = {
-    "rfserve": ("rfserve",),
-    "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
-    "tritonclient": ("tritonclient",),
-    "locust": ("locust",),
-}
+PACKAGES = {"rfserve": ("rfserve",), "locust": ("locust",), "tritonclient": ("tritonclient",), "grpcio": ("grpcio",)}
+PACKAGES["onnxruntime"] = ("onnxruntime-gpu", "onnxruntime")
 
 
-def this_machine(**versions: str) -> Machine:
-    """What `/proc` and the installed distributions say; `versions` adds what only the caller knows."""
-    found = {name: v for name, names in DISTRIBUTIONS.items() if (v := _installed(names)) is not None}
-    if (revision := _revision()) is not None:
-        found["revision"] = revision
+def describe(triton: str) -> Machine:
+    """This machine. `triton` is what the server says of itself; onnxruntime's version is the one installed here."""
+    versions = {"triton": triton} if triton else {}
+    for name, distributions in PACKAGES.items():
+        found = next((v for d in distributions if (v := _version(d))), "")
+        versions |= {name: found} if found else {}
+    revision = _revision()
     return Machine(
         cpu_model=_cpu_model(),
         cores=len(os.sched_getaffinity(0)),
-        memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         kernel=platform.release(),
         python=platform.python_version(),
-        versions=found | versions,
+        versions=versions | ({"revision": revision} if revision else {}),
     )
 
 
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.machine()
-
-
-def _installed(distributions: tuple[str, ...]) -> str | None:
-    for name in distributions:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return None
-
-
-def _revision() -> str | None:
-    """The commit of the checkout that this code stands in, with `-dirty` when it has changes."""
+def _version(distribution: str) -> str:
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def _revision() -> str:
+    """The git revision of rfserve's own working tree; empty when it is installed from elsewhere, or without git."""
+    folder = Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        # A package inside somebody else's repository would name theirs.
+        listed = subprocess.run(
+            ["git", "ls-files", "--error-unmatch", Path(__file__).name], cwd=folder, capture_output=True, check=False
         )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
+        if listed.returncode:
+            return ""
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -22,7 +22,7 @@ from scipy import special
 from rfserve.export.spec.tensor import Array
 from rfserve.loadtest.errors import LoadTestError
 
-DRAWS = 400
+DRAWS = 300
 BLOCKS = 20
 # Weights of so many samples are held at a time.
 CHUNK = 4_000_000
@@ -46,10 +46,10 @@ def percentiles(*wanted: float) -> Figure:
 
     def figure(samples: Array, weights: Array) -> Array:
         order = np.argsort(samples, kind="stable")
-        cumulated = np.cumsum(weights[:, order], axis=1)
-        rank = np.ceil(shares * (cumulated[:, -1:] - 1)) + 1
-        index = np.stack([(cumulated < r[:, None]).sum(axis=1) for r in rank.T], axis=1)
-        return np.asarray(samples[order][index])
+        cumulated = np.cumsum(weights[:, order], axis=1, dtype=np.int32)
+        ranks = np.ceil(shares * (cumulated[:, -1:] - 1)) + 1
+        index = [drawn.searchsorted(rank) for drawn, rank in zip(cumulated, ranks, strict=True)]
+        return np.asarray(samples[order][np.stack(index)])
 
     return figure
 
@@ -75,8 +75,7 @@ def estimates(figure: Figure, repetitions: Sequence[Array], *, log: bool = False
     if count == 1:
         freedom = max(1, min(BLOCKS, samples.size) - 1)
         return [Estimate(value=float(v), error=float(e), freedom=freedom) for v, e in zip(values, within, strict=True)]
-    sizes = [r.size for r in repetitions]
-    between = _spread(figure, samples, scale, lambda draws: _draw_repetitions(rng, sizes, draws))
+    between = _spread(figure, samples, scale, lambda draws: _draw_repetitions(rng, repetitions, draws))
     errors = np.maximum(within, between * np.sqrt(count / (count - 1)))
     return [Estimate(value=float(v), error=float(e), freedom=count - 1) for v, e in zip(values, errors, strict=True)]
 
@@ -99,15 +98,15 @@ def _spread(figure: Figure, samples: Array, scale: Callable[[Array], Array], dra
     return np.asarray(np.concatenate(parts).std(axis=0, ddof=1))
 
 
-def _draw_repetitions(rng: np.random.Generator, sizes: Sequence[int], draws: int) -> Array:
-    weights = rng.multinomial(len(sizes), [1 / len(sizes)] * len(sizes), draws)
-    return np.repeat(weights, sizes, axis=1)
+def _draw_repetitions(rng: np.random.Generator, repetitions: Sequence[Array], draws: int) -> Array:
+    weights = rng.multinomial(len(repetitions), [1 / len(repetitions)] * len(repetitions), draws)
+    return np.repeat(weights.astype(np.int16), [r.size for r in repetitions], axis=1)
 
 
 def _draw_blocks(rng: np.random.Generator, repetitions: Sequence[Array], draws: int) -> Array:
     parts = []
     for samples in repetitions:
         count = min(BLOCKS, samples.size)
-        weights = rng.multinomial(count, [1 / count] * count, draws)
+        weights = rng.multinomial(count, [1 / count] * count, draws).astype(np.int16)
         parts.append(weights[:, np.arange(samples.size) * count // samples.size])
     return np.concatenate(parts, axis=1)

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -34,7 +34,7 @@ from rfserve.export.repository import Repository
 from rfserve.export.spec import GRAPHS, ModelSpec, example
 from rfserve.export.spec.precision import FP32, INT8
 from rfserve.export.spec.queueing import Priority
-from rfserve.loadtest.machine import this_machine
+from rfserve.loadtest.machine import describe
 from rfserve.loadtest.performance import DIRECT, EAGER, INSTANCE, LOOP, TRITON, Case, Performance
 from rfserve.server.process import ServerOptions, TritonServer
 
@@ -177,7 +177,7 @@ def measure(subject: Subject, graphs: Path, *, rounds: int) -> tuple[list[Case],
                 round_s = max(ROUND_S, ROUND_REQUESTS * found_ms[precision][TRITON][-1] / 1e3)
                 rate_hz = asyncio.run(saturated_hz(urls[precision], requests, round_s))
                 found_hz[precision].append(round(rate_hz, 2))
-    revision = this_machine().versions.get("revision", "")
+    revision = describe(triton).versions.get("revision", "")
     cases = [
         Case(
             model=subject.model,
@@ -230,7 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def keep(cases: Sequence[Case], file: Path, triton: str) -> None:
     """Put the cases into the file, in the place of older ones."""
-    machine = this_machine(torch=installed_version("torch"), triton=triton)
+    here = describe(triton)
+    machine = replace(here, versions={**here.versions, "torch": installed_version("torch")})
     if file.is_file():
         Performance.read(file).with_cases(machine, cases).write(file)
     else:
