@@ -122,7 +122,16 @@ def _latency_changes(
     return found
 
 
-def _judge(key: tuple[str, str], figure: str, before: Estimate, after: Estimate, *, margin: float, log: bool) -> Change:
+def _judge(
+    key: tuple[str, str],
+    figure: str,
+    before: Estimate,
+    after: Estimate,
+    *,
+    margin: float,
+    log: bool,
+    single: bool,
+) -> Change:
     change, low, high = difference(before, after)
     edge_low, edge_high = (-math.log1p(margin), math.log1p(margin)) if log else (-ERROR_MARGIN, ERROR_MARGIN)
     more_is_worse = figure != THROUGHPUT
