@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from rfserve.export.spec.device import DEVICES, REFERENCES, Budget
 from rfserve.export.spec.errors import SpecError, TensorError
 from rfserve.export.spec.precision import FP32, PRECISIONS, DriftLimit
 from rfserve.export.spec.tensor import Array, Axis, TensorSpec
@@ -11,18 +12,6 @@ TARGETS = ("cpu", "gpu")
 # The machine that the specs place their models on, for the CPU.
 SPEC_CORES = 2
 FEWEST_INSTANCES, THREADS_AN_INSTANCE = 2, 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """The latency that a target promises: p99 in ms at an open-loop arrival rate of single requests."""
-
-    p99_ms: float
-    rate_hz: float
-
-    def __post_init__(self) -> None:
-        if self.p99_ms <= 0 or self.rate_hz <= 0:
-            raise SpecError(f"budget: got p99 {self.p99_ms} ms at {self.rate_hz}/s; expected both above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +55,7 @@ class _Served:
     outputs: tuple[TensorSpec, ...]
     axes: tuple[Axis, ...] = ()
     max_batch_size: int
+    # By device.
     budgets: Mapping[str, Budget]
     # Largest absolute difference from eager PyTorch that an export may show, per element of an output.
     tolerance: float = 1e-5
@@ -78,8 +68,8 @@ class _Served:
         used = {a for t in (*self.inputs, *self.outputs) for a in t.axes if isinstance(a, str)}
         if declared != used:
             raise SpecError(f"{self.name}: axes declared {sorted(declared)}, used {sorted(used)}; expected the same")
-        if set(self.budgets) != set(TARGETS):
-            raise SpecError(f"{self.name}: budgets for {sorted(self.budgets)}; expected {sorted(TARGETS)}")
+        if set(self.budgets) != set(DEVICES):
+            raise SpecError(f"{self.name}: budgets for {sorted(self.budgets)}; expected {sorted(DEVICES)}")
         if self.max_batch_size < 1:
             raise SpecError(f"{self.name}: got max_batch_size {self.max_batch_size}; expected at least 1")
 
@@ -92,6 +82,10 @@ class _Served:
     def served_sizes(self) -> dict[str, int]:
         """The sizes of the dynamic axes that clients send and warm-up runs."""
         return {a.name: a.served for a in self.axes}
+
+    def budget(self, target: str) -> Budget:
+        """The budget that a target's configuration is made for: that of its reference device."""
+        return self.budgets[REFERENCES[target]]
 
     def input(self, name: str) -> TensorSpec:
         """The input of that name; `SpecError` when there is none."""

@@ -90,7 +90,7 @@ SPEC = GRAPHS["heimdall_net"]
     [
         ({"axes": ()}, "axes declared"),
         ({"outputs": SPEC.inputs}, "not distinct"),
-        ({"budgets": {"cpu": Budget(p99_ms=1, rate_hz=1)}}, "budgets for"),
+        ({"budgets": {"cpu-2core": Budget(p50_ms=1, p95_ms=1, p99_ms=1, rate_hz=1)}}, "budgets for"),
         ({"max_batch_size": 0}, "max_batch_size 0"),
         ({"opset": 13}, "opset 13"),
         ({"placements": {}}, "placements for"),
@@ -115,7 +115,11 @@ def test_axis_and_budget_and_ensemble_are_checked():
     with pytest.raises(SpecError, match="served 11"):
         Axis(name="receivers", minimum=1, maximum=10, served=11)
     with pytest.raises(SpecError, match="above 0"):
-        Budget(p99_ms=0, rate_hz=1)
+        Budget(p50_ms=0, p95_ms=1, p99_ms=1, rate_hz=1)
+    with pytest.raises(SpecError, match="ascending"):
+        Budget(p50_ms=2, p95_ms=1, p99_ms=3, rate_hz=1)
+    with pytest.raises(SpecError, match="share below 1"):
+        Budget(p50_ms=1, p95_ms=1, p99_ms=1, rate_hz=1, error_rate=1)
     locate = MODELS["locate"]
     step = locate.steps[1]
     with pytest.raises(SpecError, match="which nothing made before"):
