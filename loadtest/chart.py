@@ -141,7 +141,7 @@ def _placed(labels: Iterable[tuple[float, float, str, str]], size: Size) -> list
     """Labels above the ends of their lines, moved up where they would lie on each other."""
     shapes, taken = [], []
     for x, y, kind, text in sorted(labels, key=lambda label: -label[1]):
-        wide = 7.0 * len(text)
+        wide = 7.3 * len(text)
         end = min(size.width - RIGHT, max(x, LEFT + wide))
         place = y - 5
         for left, right, other in taken:

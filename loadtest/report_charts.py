@@ -40,7 +40,7 @@ def latency_over_time(group: Repetitions, rows: Sequence[Row]) -> Chart:
     is_near = budget is not None and drawn and budget < 4 * max(drawn)
     y = Scale.around([*drawn, budget] if budget is not None and is_near else drawn, "ms")
     chart = Chart("latency over time", _time_scale(group), y)
-    for kind, lines in ((SENT, naive), (DUE, slowest), (MEDIAN, median)):
+    for kind, lines in ((DUE, slowest), (SENT, naive), (MEDIAN, median)):
         for line in lines:
             chart.line(line, kind)
     chart.dots(dots, DUE)
@@ -56,7 +56,7 @@ def latency_by_percentile(group: Repetitions, rows: Sequence[Row]) -> Chart:
     # The highest percentile that so many samples say anything of.
     reach = max(2.0, math.log10(max(since_due.size, 1)))
     steps = [(PERCENTILES[r.figure], r.budget) for r in rows if r.figure in PERCENTILES]
-    lines = {SENT: _curve(since_sent, reach), DUE: _curve(since_due, reach)}
+    lines = {DUE: _curve(since_due, reach), SENT: _curve(since_sent, reach)}
     values = [y for line in lines.values() for _, y in line]
     y = Scale.around([*values, *(b for _, b in steps)], "ms")
     marks = tuple((-math.log10(1 - q), f"{100 * q:g} %") for q in QUANTILES if -math.log10(1 - q) <= reach + 1e-9)

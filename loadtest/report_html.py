@@ -15,7 +15,13 @@ from rfserve.loadtest.repetitions import Repetitions, by_phase_and_model
 from rfserve.loadtest.report_style import STYLE
 from rfserve.loadtest.verdict import FAIL, INVALID, PASS, UNDECIDED, Row, Verdict
 
-FIGURES = {"p50_ms": "p50", "p95_ms": "p95", "p99_ms": "p99", "error_rate": "errors", "throughput_hz": "throughput"}
+FIGURES = {
+    "p50_ms": "p50, ms",
+    "p95_ms": "p95, ms",
+    "p99_ms": "p99, ms",
+    "error_rate": "errors, %",
+    "throughput_hz": "answers/s",
+}
 MARKS = {PASS: "✓", FAIL: "✗", INVALID: "!", UNDECIDED: "?"}
 # The first of these that any verdict has is the run's.
 ORDER = (FAIL, INVALID, UNDECIDED, PASS)
@@ -47,8 +53,8 @@ def render(run: Run, verdicts: Sequence[Verdict]) -> str:
         f"<h1>{_text(run.name)}: {_outcome(overall)}</h1>",
         f"<p>{_text(run.device)} · {_text(run.url)} · {_text(run.started)}</p>",
         _verdict_table(verdicts),
-        "<p>Each figure with its 95 % interval over the repetitions, and below it the budget. Latencies count from "
-        "when a request was due.</p>",
+        "<p>Each figure, its 95 % interval over the repetitions, and its budget. Latencies count from when a request "
+        "was due.</p>",
     ]
     for verdict in verdicts:
         group = groups.get((verdict.phase, verdict.model))
@@ -232,9 +238,7 @@ def _class(outcome: str) -> str:
 def _value(figure: str, value: float) -> str:
     if not math.isfinite(value):
         return "-"
-    if figure == "error_rate":
-        return f"{100 * value:.3g} %"
-    return f"{value:.4g}/s" if figure == "throughput_hz" else _ms(value)
+    return f"{100 * value:.3g}" if figure == "error_rate" else f"{value:.4g}"
 
 
 def _ms(value: float) -> str:

@@ -10,14 +10,15 @@ STYLE = """
 --queue:#bb9be0;--compute:#6fb1ee;--network:#9ccb7f;
 --pass:#6cc986;--fail:#ff8a80;--invalid:#e9b44c;--undecided:#9aa8b6}}
 *{box-sizing:border-box} body{margin:0;font:15px/1.45 system-ui,sans-serif;color:var(--text);background:var(--page)}
-main{max-width:960px;margin:24px auto 48px;padding:0 20px} h1{font-size:21px;margin:0 0 4px}
+main{max-width:1040px;margin:24px auto 48px;padding:0 20px} h1{font-size:21px;margin:0 0 4px}
 h2{font-size:17px;margin:34px 0 4px;overflow-wrap:anywhere} h3{font-size:14px;margin:18px 0 6px;font-weight:600}
 p{margin:4px 0 12px;color:var(--faint);overflow-wrap:anywhere}
 svg{display:block;width:100%;height:auto;background:var(--card);border:1px solid var(--edge);border-radius:8px}
 .narrow{display:none} .grid{stroke:var(--grid);fill:none} .axis{fill:var(--faint);font-size:12.5px}
 .line{fill:none;stroke-width:1.6;stroke-linejoin:round} .label{font-size:12.5px;paint-order:stroke;stroke:var(--card);
 stroke-width:3px;stroke-linejoin:round}
-.line.due{stroke:var(--due)} .line.sent{stroke:var(--sent);stroke-dasharray:5 3} .line.median{stroke:var(--median)}
+.line.due{stroke:var(--due);stroke-width:2.4}
+.line.sent{stroke:var(--sent);stroke-width:1.2;stroke-dasharray:5 4} .line.median{stroke:var(--median)}
 .line.budget{stroke:var(--budget);stroke-dasharray:2 3} .line.target{stroke:var(--target);stroke-dasharray:6 4}
 text.budget{fill:var(--budget)} text.target{fill:var(--target)} circle.due{fill:var(--due)}
 .key{display:flex;flex-wrap:wrap;gap:2px 16px;margin:0 0 6px;padding:0;list-style:none;
@@ -34,8 +35,8 @@ color:var(--faint);font-size:13px}
 .table{overflow-x:auto;background:var(--card);border:1px solid var(--edge);border-radius:8px}
 table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}
 th,td{text-align:right;padding:6px 10px;border-top:1px solid var(--edge);white-space:nowrap;vertical-align:top}
-thead th{border-top:0;color:var(--faint);font-weight:500} th:first-child,td:first-child{text-align:left}
-td.words{text-align:left} td small{display:block;color:var(--faint)}
+thead th{border-top:0;color:var(--faint);font-weight:500} td.words,th.words{text-align:left}
+td small{display:block;color:var(--faint)}
 details{margin:8px 0} summary{cursor:pointer;color:var(--faint)}
 pre{overflow-x:auto;font-size:12.5px;background:var(--card);border:1px solid var(--edge);border-radius:8px;padding:10px}
 @media (max-width:640px){main{margin:14px auto 32px;padding:0 12px} .wide{display:none} .narrow{display:block}
