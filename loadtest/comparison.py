@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from rfserve.export.spec.tensor import Array
+from rfserve.loadtest import validity
 from rfserve.loadtest.errors import LoadTestError
 from rfserve.loadtest.measurement import Measurement, Run
 from rfserve.loadtest.noise import BLOCKS, Estimate, difference, estimates, mean, percentiles
@@ -16,8 +17,6 @@ LATENCIES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0}
 THROUGHPUT, ERRORS = "throughput_hz", "error_rate"
 FASTER, SLOWER, BETTER, WORSE, SAME, UNDECIDED = "faster", "slower", "better", "worse", "same", "undecided"
 BAD = frozenset([SLOWER, WORSE])
-# A percentile of fewer samples a repetition is the luck of a few.
-FEWEST_BEYOND = 5
 MARGIN = 0.1
 ERROR_MARGIN = 0.001
 
@@ -28,7 +27,7 @@ class Change:
 
     `change` is after / before, of `error_rate` after - before. `outcome` is `same` when the interval lies within the
     margin, `faster` or `slower` (of errors: `better`, `worse`) when it lies on one side of no change, and `undecided`
-    when there are too few samples to tell one from the other; `reason` says more then.
+    otherwise; `reason` says why it is.
     """
 
     phase: str
@@ -79,7 +78,10 @@ def compare(before: Run, after: Run, *, margin: float = MARGIN) -> Comparison:
         )
     changes: list[Change] = []
     for key in shared:
-        changes += _changes(key, old[key], new[key], margin)
+        found = _changes(key, old[key], new[key], margin)
+        invalid = [p for group in (old[key], new[key]) for p in validity.problems(group)]
+        # What a generator that was too slow measured is no change of the server.
+        changes += [replace(c, outcome=UNDECIDED, reason=f"invalid: {invalid[0]}") for c in found] if invalid else found
     return Comparison(
         before=f"{before.name}, {before.started}",
         after=f"{after.name}, {after.started}",
@@ -111,12 +113,12 @@ def _latency_changes(
         reason = "a repetition without an answer"
         return [_unknown(key, figure, [math.nan, math.nan], reason) for figure in LATENCIES]
     pairs = [estimates(percentiles(*LATENCIES.values()), s, log=True) for s in sides]
-    fewest = min(sum(r.size for r in s) for s in sides)
     found = []
     for (figure, percentile), before, after in zip(LATENCIES.items(), *pairs, strict=True):
         judged = _judge(key, figure, before, after, margin=margin, log=True, single=single)
-        if fewest * (100 - percentile) / 100 < FEWEST_BEYOND:
-            reason = f"{fewest} samples are too few for it"
+        in_all, in_each = validity.samples_needed(percentile)
+        if any(sum(r.size for r in s) < in_all or min(r.size for r in s) < in_each for s in sides):
+            reason = f"it needs {in_all} answers in all and {in_each} in each repetition"
             judged = _unknown(key, figure, [judged.before, judged.after], reason)
         found.append(judged)
     return found

@@ -161,10 +161,18 @@ class Performance:
 
 def results_in(folder: Path) -> list[Performance]:
     """All results of this kind in a folder, by device; `LoadTestError` when there is none."""
-    files = [f for f in sorted(folder.glob("*.json")) if json.loads(f.read_text()).get("kind") == KIND]
+    files = [f for f in sorted(folder.glob("*.json")) if _kind(f) == KIND]
     if not files:
         raise LoadTestError(f"{folder} holds no results; make some with `make bench`")
     return [Performance.read(f) for f in files]
+
+
+def _kind(file: Path) -> str:
+    """Which results a file holds: those of a GPU lie in the same folder."""
+    try:
+        return str(json.loads(file.read_text())["kind"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LoadTestError(f"{file} holds no results: {type(error).__name__}: {error}; remove it") from error
 
 
 def table(results: Performance) -> str:

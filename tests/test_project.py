@@ -10,6 +10,7 @@ import pytest
 
 from rfserve.export import table
 from rfserve.export.spec import MODELS
+from rfserve.loadtest import performance
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"rfserve.export": "export", "rfserve.clients": "clients", "rfserve.loadtest": "loadtest"}
@@ -71,6 +72,12 @@ def test_every_package_is_listed_for_the_wheel():
 def test_readme_has_the_tables_of_the_specs():
     readme = (ROOT / "README.md").read_text()
     assert table.between_markers(readme) == readme, "run `rfserve-export table --write README.md`"
+
+
+def test_readme_has_the_table_of_the_kept_results():
+    readme = (ROOT / "README.md").read_text()
+    results = performance.results_in(ROOT / "loadtest" / "results")
+    assert performance.between_markers(readme, results) == readme, "run `rfserve-loadtest table --write README.md`"
 
 
 def test_every_model_has_a_locust_user():

@@ -11,6 +11,7 @@ from made_runs import MACHINE, measurement, run
 from rfserve.loadtest.comparison import LATENCIES, compare
 from rfserve.loadtest.comparison_text import as_markdown, as_text
 from rfserve.loadtest.errors import LoadTestError
+from rfserve.loadtest.measurement import GeneratorUse
 from rfserve.loadtest.noise import Estimate, difference, estimates, mean, percentiles
 
 SEEDS = 40
@@ -116,7 +117,15 @@ def test_too_few_samples_for_a_percentile_are_undecided():
     found = compare(run(1, answered=60), run(2, answered=60))
     (p99,) = [c for c in found.changes if c.figure == "p99_ms"]
     assert p99.outcome == "undecided"
-    assert "180 samples are too few" in p99.reason
+    assert "1000 answers in all" in p99.reason
+
+
+def test_a_run_whose_generator_was_the_bottleneck_shows_no_change():
+    busy = GeneratorUse(cpu_share=0.99, processes=1, hosts=("load-1",))
+    found = compare(run(1, repetitions=5), run(2, repetitions=5, median_ms=15, generator=busy))
+    assert set(outcomes(found).values()) == {"undecided"}
+    assert not found.is_worse
+    assert "99% of its core" in found.changes[0].reason
 
 
 def test_nothing_answered_is_undecided():
