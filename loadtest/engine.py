@@ -110,8 +110,11 @@ class Engine:
         self._processes = []
 
     def _spawn(self, module: str, arguments: list[str], **streams: Any) -> None:
+        # Ctrl-C is for this process, which ends the others.
         command = [sys.executable, "-m", f"rfserve.loadtest.{module}", *arguments]
-        self._processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, text=True, **streams))
+        self._processes.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True, **streams)
+        )
 
     def _answer(self) -> dict[str, Any]:
         """The master's next line; `LoadTestError` with its reason, or when a process ended."""

@@ -1,5 +1,7 @@
 """Why a request was not answered well: one word for each cause, so that they can be counted."""
 
+from typing import Any
+
 import numpy as np
 from tritonclient.grpc import service_pb2
 
@@ -36,7 +38,7 @@ _BY_STATUS = {
     "UNAVAILABLE": UNAVAILABLE,
     "NOT_FOUND": MODEL_UNAVAILABLE,
 }
-_FLOATS = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
+_FLOATS: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
 
 
 def of_status(status: str, text: str) -> str:
@@ -54,7 +56,7 @@ def of_answer(answer: bytes, outputs: int) -> tuple[str | None, str]:
     if len(response.outputs) != outputs or len(response.raw_output_contents) != outputs:
         return INVALID_ANSWER, version
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-        dtype = _FLOATS.get(output.datatype)
+        dtype: np.dtype[Any] | None = _FLOATS.get(output.datatype)
         if not raw or (dtype is not None and len(raw) % dtype.itemsize):
             return INVALID_ANSWER, version
         if dtype is not None and not np.isfinite(np.frombuffer(raw, dtype)).all():

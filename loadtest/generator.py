@@ -64,6 +64,8 @@ class Generator:
         report: Report = unreported,
     ) -> None:
         self.samples = Samples()
+        self.scheduled = 0
+        self._in_flight = Group()
         self._call = channel.unary_unary(METHOD, request_serializer=None, response_deserializer=None)
         self._model, self._outputs = model, len(find(model).outputs)
         self._requests, self._timeout_s, self._limit_s, self._report = requests, timeout_s, limit_s, report
@@ -81,30 +83,34 @@ class Generator:
         `due_s` float64 (requests,) are seconds from the window's start, ascending, warm-up below 0; `order` int64
         (requests,) says which request goes out.
         """
-        self.samples.scheduled += int((due_s >= 0).sum())
-        in_flight = Group()
+        self.scheduled += int((due_s >= 0).sum())
         for due, which in zip(due_s.tolist(), order.tolist(), strict=True):
             now = time.perf_counter()
             if now > window.end + self._limit_s:
                 break
             # Also when nothing is left to wait for: nothing goes out before this greenlet rests.
             gevent.sleep(max(0.0, window.start + due - now))
-            in_flight.spawn(self._send, self._requests[which], due, window)
-        self._finish(in_flight)
+            self._in_flight.spawn(self._send, self._requests[which], due, window)
+        self.finish()
 
     def closed_loop(self, users: int, order: Array, window: Window) -> None:
         """So many users, each of whom sends when the last request was answered; ends with the window's last answer."""
         turns = itertools.cycle(order.tolist())
-        in_flight = Group()
         for _ in range(users):
-            in_flight.spawn(self._use, turns, window)
+            self._in_flight.spawn(self._use, turns, window)
         gevent.sleep(max(0.0, window.end - time.perf_counter()))
-        self._finish(in_flight)
+        self.finish()
+
+    def finish(self) -> None:
+        """Wait for the answers that are due, so that the slowest are not left out."""
+        self._in_flight.join(timeout=self._timeout_s + GRACE_S)
+        self._in_flight.kill()
+        self.samples.give_up(failure.DEADLINE)
 
     def _use(self, turns: Iterator[int], window: Window) -> None:
         while (now := time.perf_counter()) < window.end:
             if now >= window.start:
-                self.samples.scheduled += 1
+                self.scheduled += 1
             self._send(self._requests[next(turns)], now - window.start, window)
             gevent.sleep(0)
 
@@ -121,18 +127,11 @@ class Generator:
         if counts and reason is None:
             self.samples.answered(due_s, sent_s, done_s)
         elif counts and reason is not None:
-            self.samples.failures[reason] += 1
+            self.samples.failed(due_s, reason)
         self._report(self._model, done_s - due_s if reason is None else None, len(answer), reason)
 
     def _ask(self, request: bytes) -> tuple[bytes, str | None]:
         try:
-            return self._call(request, timeout=self._timeout_s), None
+            return bytes(self._call(request, timeout=self._timeout_s)), None
         except grpc.RpcError as error:
             return b"", failure.of_status(error.code().name, error.details() or "")
-
-    def _finish(self, in_flight: Group) -> None:
-        in_flight.join(timeout=self._timeout_s + GRACE_S)
-        in_flight.kill()
-        samples = self.samples
-        if lost := samples.sent - len(samples.due_s) - sum(samples.failures.values()):
-            samples.failures[failure.DEADLINE] += lost

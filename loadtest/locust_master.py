@@ -20,7 +20,8 @@ from typing import Any
 
 import gevent
 import grpc.experimental.gevent as grpc_gevent
-from gevent.fileobject import FileObject
+from gevent.fileobject import FileObjectThread
+from gevent.queue import Queue
 from locust import events
 from locust.env import Environment
 from locust.exception import RPCError
@@ -204,6 +205,14 @@ def say(**document: Any) -> None:
     print(json.dumps(document), flush=True)
 
 
+def _read(orders: Queue) -> None:
+    """Take orders, and end at once when whoever gives them is gone; Locust sends the workers home."""
+    for line in FileObjectThread(sys.stdin.fileno(), "rb"):
+        orders.put(line)
+    orders.put(None)
+    os._exit(0)
+
+
 def main() -> int:
     """Conduct plans until stdin ends."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -219,7 +228,9 @@ def main() -> int:
         say(error=f"cannot listen on {options.host}:{options.port}: {error}; give another --master-port")
         return 1
     say(port=master.port)
-    for line in FileObject(sys.stdin.fileno(), "rb"):
+    orders: Queue = Queue()
+    gevent.spawn(_read, orders)
+    while (line := orders.get()) is not None:
         given = json.loads(line)
         try:
             order = Order(

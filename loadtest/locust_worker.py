@@ -14,13 +14,13 @@ from typing import Any
 import gevent
 import grpc.experimental.gevent as grpc_gevent
 import numpy as np
-from gevent.fileobject import FileObject
+from gevent.fileobject import FileObjectThread
 from gevent.queue import Queue
 from locust import User, events, task
 from locust.env import Environment
 
 from rfserve.export.spec.tensor import Array
-from rfserve.loadtest import messages, payload
+from rfserve.loadtest import merging, messages, payload
 from rfserve.loadtest.arrivals import schedule_s
 from rfserve.loadtest.endpoint import Endpoint
 from rfserve.loadtest.generator import Generator, Window
@@ -38,7 +38,7 @@ class Share:
         self.job = str(document["job"])
         self.plan = Plan.from_dict(document["plan"])
         self.phase: Phase = self.plan.phases[document["phase"]]
-        self.repetition, self.index, self.count = document["repetition"], document["index"], document["count"]
+        self.repetition, self.index, self.count = (int(document[name]) for name in ("repetition", "index", "count"))
         self.limits_ms: dict[str, float] = document["limits_ms"]
         self.endpoint = Endpoint(**document["endpoint"])
 
@@ -61,7 +61,7 @@ class Share:
     def users(self, stream: Stream) -> int:
         """This worker's users of a closed loop."""
         whole = stream.users or 0
-        return whole // self.count + (self.index < whole % self.count)
+        return whole // self.count + int(self.index < whole % self.count)
 
     def order(self, distinct: int) -> Array:
         """Which requests a closed loop's users send in turn; each worker begins elsewhere."""
@@ -111,7 +111,7 @@ class Worker:
         gevent.joinall([usage, *running], raise_error=True)
         for model, generator in generators.items():
             self._send(share.job, model, generator)
-        streams = {model: generator.samples.summary() for model, generator in generators.items()}
+        streams = {model: merging.summary(generator) for model, generator in generators.items()}
         done = {"job": share.job, "streams": streams, "cpu_share": usage.value, "host": socket.gethostname()}
         self.tell(messages.DONE, done)
 
@@ -120,7 +120,7 @@ class Worker:
         self.environment.runner.send_message(kind, data)
 
     def _send(self, job: str, model: str, generator: Generator) -> None:
-        due, sent, done = generator.samples.times_us()
+        due, sent, done = merging.packed(generator.samples.times_s())
         step = 8 * CHUNK
         for at in range(0, len(due), step):
             times = {"due": due[at : at + step], "sent": sent[at : at + step], "done": done[at : at + step]}
@@ -182,7 +182,7 @@ def _cpu_share(window: Window) -> float:
 
 def _end_with_parent() -> None:
     """A pipe from the process that started this one ends when that does."""
-    FileObject(sys.stdin.fileno(), "rb").read()
+    FileObjectThread(sys.stdin.fileno(), "rb").read()
     os._exit(0)
 
 

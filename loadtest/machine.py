@@ -3,13 +3,16 @@
 import os
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from rfserve.loadtest.measurement import Machine
 
-PACKAGES = {"rfserve": ("rfserve",), "locust": ("locust",), "tritonclient": ("tritonclient",), "grpcio": ("grpcio",)}
-PACKAGES["onnxruntime"] = ("onnxruntime-gpu", "onnxruntime")
+PACKAGES: Mapping[str, Sequence[str]] = {
+    **{name: (name,) for name in ("rfserve", "locust", "tritonclient", "grpcio")},
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
+}
 
 
 def describe(triton: str) -> Machine:
@@ -52,11 +55,17 @@ def _revision() -> str:
     try:
         # A package inside somebody else's repository would name theirs.
         listed = subprocess.run(
-            ["git", "ls-files", "--error-unmatch", Path(__file__).name], cwd=folder, capture_output=True, check=False
+            ["git", "ls-files", "--error-unmatch", Path(__file__).name],
+            cwd=folder,
+            capture_output=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
         if listed.returncode:
             return ""
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=10)
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=False, timeout=10, stdin=subprocess.DEVNULL
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

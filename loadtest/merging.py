@@ -10,11 +10,24 @@ from typing import Any
 import numpy as np
 
 from rfserve.export.spec.tensor import Array
+from rfserve.loadtest.generator import Generator
 from rfserve.loadtest.measurement import GeneratorUse, Measurement
 from rfserve.loadtest.plan import Phase, Plan, Stream
 from rfserve.loadtest.server_statistics import Counts, split
 
 TIMES = ("due", "sent", "done")
+
+
+def summary(generator: Generator) -> dict[str, Any]:
+    """What a worker's last word says of one stream."""
+    samples = generator.samples
+    return {**samples.counts(), "scheduled": generator.scheduled, "version": samples.version}
+
+
+def packed(times_s: tuple[Array, Array, Array]) -> tuple[bytes, bytes, bytes]:
+    """Times as whole microseconds, little-endian int64."""
+    due, sent, done = (np.rint(values * 1e6).astype("<i8").tobytes() for values in times_s)
+    return due, sent, done
 
 
 @dataclass(kw_only=True)

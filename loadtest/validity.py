@@ -1,6 +1,7 @@
 """When a run proves nothing: its generator was the bottleneck, or there are too few samples."""
 
 import math
+from collections.abc import Sequence
 
 from rfserve.loadtest.measurement import Measurement
 from rfserve.loadtest.plan import Plan
@@ -21,27 +22,29 @@ def lateness_limit_ms(plan: Plan, model: str) -> float:
     return max(LATE_FLOOR_MS, LATE_SHARE * plan.budget(model).get("p99_ms", 0.0))
 
 
-def problems(measurement: Measurement) -> list[str]:
-    """What makes one repetition invalid, whatever it measured; empty when it is valid."""
+def problems(measurements: Sequence[Measurement]) -> list[str]:
+    """What makes the repetitions of one phase and model prove nothing, whatever they measured; empty when they may."""
     found = []
-    use, m = measurement.generator, measurement
-    if use.cpu_share > MOST_CPU_SHARE:
+    cpu_share = max(m.generator.cpu_share for m in measurements)
+    sent, scheduled, late = (sum(getattr(m, name) for m in measurements) for name in ("sent", "scheduled", "late"))
+    if cpu_share > MOST_CPU_SHARE:
         found.append(
-            f"a generator used {use.cpu_share:.0%} of its core (at most {MOST_CPU_SHARE:.0%}); add --processes or hosts"
+            f"a generator used {cpu_share:.0%} of its core (at most {MOST_CPU_SHARE:.0%}); add --processes or hosts"
         )
-    if m.sent and m.late / m.sent > MOST_LATE:
-        found.append(
-            f"{m.late} of {m.sent} requests went out more than {m.lateness_limit_ms:g} ms late (at most "
-            f"{MOST_LATE:.0%}); run the generator where it has a core to itself"
-        )
-    if m.scheduled and m.loop == "open" and m.sent / m.scheduled < LEAST_RATE:
-        wanted_hz = m.scheduled / m.duration_s
-        found.append(
-            f"{m.achieved_rate_hz:.4g} of {wanted_hz:.4g} requests a second went out (at least {LEAST_RATE:.0%}); add "
-            "--processes or hosts"
-        )
-    if not m.sent:
+    if not sent:
         found.append("nothing was sent")
+    elif late / sent > MOST_LATE:
+        limit_ms = measurements[0].lateness_limit_ms
+        found.append(
+            f"{late} of {sent} requests went out more than {limit_ms:g} ms late (at most {MOST_LATE:.0%}); run the "
+            "generator where it has a core to itself"
+        )
+    if scheduled and sent / scheduled < LEAST_RATE:
+        span_s = sum(m.duration_s for m in measurements)
+        found.append(
+            f"{sent / span_s:.4g} of {scheduled / span_s:.4g} requests a second went out (at least {LEAST_RATE:.0%}); "
+            "add --processes or hosts"
+        )
     return found
 
 
@@ -51,5 +54,5 @@ def samples_needed(percentile: float) -> tuple[int, int]:
     Ten in all lie beyond it then, one in each: 1000 and 100 for p99, 200 and 20 for p95, 20 and 2 for p50.
     """
     beyond = 1 - percentile / 100
-    # Exactly, but for what floats make of it.
-    return tuple(math.ceil(round(n / beyond, 6)) for n in (BEYOND_IN_ALL, BEYOND_IN_EACH))  # type: ignore[return-value]
+    # Floats make a little more than 1000 of 10 / 0.01.
+    return math.ceil(round(BEYOND_IN_ALL / beyond, 6)), math.ceil(round(BEYOND_IN_EACH / beyond, 6))
