@@ -139,7 +139,8 @@ class Chart:
 
 def _placed(labels: Iterable[tuple[float, float, str, str]], size: Size) -> list[str]:
     """Labels above the ends of their lines, moved up where they would lie on each other."""
-    shapes, taken = [], []
+    shapes: list[str] = []
+    taken: list[tuple[float, float, float]] = []
     for x, y, kind, text in sorted(labels, key=lambda label: -label[1]):
         wide = 7.3 * len(text)
         end = min(size.width - RIGHT, max(x, LEFT + wide))
