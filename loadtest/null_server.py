@@ -19,7 +19,7 @@ THREADS = 4
 
 
 def answer(model: str) -> bytes:
-    """A serialised `ModelInferResponse` of version 1, one row of zeros in every output, dynamic axes at served sizes."""
+    """A serialised `ModelInferResponse` of version 1: a row of zeros in every output, dynamic axes at served sizes."""
     spec = find(model)
     response = service_pb2.ModelInferResponse(model_name=model, model_version="1")
     for tensor in spec.outputs:
@@ -36,9 +36,10 @@ def main() -> int:
     options = parser.parse_args()
     content = answer(options.model)
     server = grpc.server(ThreadPoolExecutor(THREADS), options=[("grpc.max_receive_message_length", -1)])
-    infer = grpc.unary_unary_rpc_method_handler(lambda request, context: content)
+    infer = grpc.unary_unary_rpc_method_handler(lambda *_: content)
     handlers = {"ModelInfer": infer}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers),))
+    service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)
+    server.add_generic_rpc_handlers((service,))
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)
     server.start()
     sys.stdin.read()
