@@ -48,9 +48,9 @@ class Case:
     """One model in one precision, every way of it measured in turn in the same rounds of one run.
 
     `versions` are those of torch, onnxruntime and triton, `revision` is rfserve's own: the cases of one file may come
-    from several runs. `rounds_ms` holds, for each way, the median time of a request in each round, `rounds_hz` the rows a
-    second of a saturated Triton. `eager` and `heimdall_loop` are in FP32 whatever the precision; a model without a loop
-    has none.
+    from several runs. `rounds_ms` holds, for each way, the median time of a request in each round, `rounds_hz` the rows
+    a second of a saturated Triton. `eager` and `heimdall_loop` are in FP32 whatever the precision; a model without a
+    loop has none.
     """
 
     model: str
