@@ -160,7 +160,7 @@ class Performance:
                 machine=Machine(**document["machine"]),
                 cases=tuple(Case.from_dict(c) for c in document["cases"]),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise LoadTestError(f"{file}: no results of `make bench`: {type(error).__name__}: {error}") from error
 
 
