@@ -23,7 +23,9 @@ class ServerSplit:
     """What the server says of the same window, from Triton's statistics; means over requests that succeeded.
 
     `queue_ms` and `compute_ms` (input, inference and output) are of one request, `network_ms` is the rest of the mean
-    latency from when it was sent: wire, client, and waiting outside the queue. `mean_batch` is rows an execution.
+    latency from when it was sent: wire, client, and waiting outside the queue. `mean_batch` is rows an execution. What
+    others ask meanwhile, the watchdog too, counts in the server's figures alone: beside few requests, `network_ms` can
+    be below 0.
     """
 
     requests: int
