@@ -30,7 +30,6 @@ pytestmark = pytest.mark.server
 KEY = "of-the-administrator=with/some+signs=="
 # Two cores that the server, the generator and other tests share are no place for tight limits.
 WIDE = "p50_ms = 2000\np95_ms = 3000\np99_ms = 5000\nerror_rate = 0.2"
-NARROW = "p50_ms = 0.001\np95_ms = 3000\np99_ms = 5000\nerror_rate = 0.2"
 
 
 def plan_file(folder: Path, budget: str, *, rate_hz: float = 30, duration_s: float = 1, figures: str = "") -> Path:
@@ -81,15 +80,17 @@ def test_budgets_that_hold_pass_and_are_written(server, repository, tmp_path, ca
 
 
 def test_budget_that_is_broken_fails(server, tmp_path, capsys):
-    code = cli.main(["check", str(plan_file(tmp_path, NARROW, figures=FEW)), "--url", server.grpc_url])
+    # No busy machine makes this one better: nobody answers within a millisecond, and one repetition shows it.
+    plan = plan_file(tmp_path, WIDE, figures=f"{FEW}\ntimeout_s = 0.001")
+    code = cli.main(["check", str(plan), "--url", server.grpc_url, "--repetitions", "1"])
     shown = capsys.readouterr().out
     assert code == 1, shown
-    assert re.search(r"-> p50_ms .* is over the budget of 0.001", shown)
+    assert re.search(r"-> error_rate 1 .* is over the budget of 0\.2: .*deadline", shown), shown
 
 
 def test_rate_beyond_the_generator_is_invalid(server, tmp_path, capsys):
-    plan = plan_file(tmp_path, WIDE, rate_hz=20_000, duration_s=0.5, figures=FEW)
-    code = cli.main(["check", str(plan), "--url", server.grpc_url])
+    plan = plan_file(tmp_path, WIDE, rate_hz=20_000, duration_s=0.4, figures=FEW)
+    code = cli.main(["check", str(plan), "--url", server.grpc_url, "--repetitions", "1"])
     shown = capsys.readouterr().out
     # Whatever the server made of it, this says nothing about the server.
     assert code == 3, shown
