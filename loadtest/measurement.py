@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rfserve.export.spec.tensor import Array
+from rfserve.loadtest import fields
 from rfserve.loadtest.errors import LoadTestError
 
 SCHEMA = 1
@@ -193,6 +194,8 @@ class Run:
             raise LoadTestError(f"cannot read {file}: {error}; expected the whole JSON of a run") from error
         _check(file, document)
         try:
+            fields.check(cls, document)
+            fields.check(Machine, document["machine"])
             return cls(
                 name=document["name"],
                 device=document["device"],
@@ -204,7 +207,8 @@ class Run:
             )
         # Whatever another program, or a hand, put where numbers, lists and objects belong.
         except (LoadTestError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise LoadTestError(f"{file}: is no complete run: {type(error).__name__}: {error}") from error
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise LoadTestError(f"{file}: is no complete run: {what}") from error
 
 
 def _check(file: Path, document: Any) -> None:
@@ -237,12 +241,16 @@ def _to_json(measurement: Measurement) -> dict[str, Any]:
 
 
 def _from_json(document: Mapping[str, Any]) -> Measurement:
-    fields = dict(document)
+    fields.check(Measurement, document)
+    given = dict(document)
     for name in _TIMES:
-        fields[name] = np.asarray(fields.pop(name.replace("_s", "_us")), np.int64) / 1e6
-    server, generator = fields.pop("server"), fields.pop("generator")
+        given[name] = np.asarray(given.pop(name.replace("_s", "_us")), np.int64) / 1e6
+    server, generator = given.pop("server"), given.pop("generator")
+    fields.check(GeneratorUse, generator)
+    if server is not None:
+        fields.check(ServerSplit, server)
     return Measurement(
-        **fields,
+        **given,
         server=None if server is None else ServerSplit(**server),
         generator=GeneratorUse(**{**generator, "hosts": tuple(generator["hosts"])}),
     )
