@@ -135,8 +135,6 @@ def _throughput(budget: dict[str, float], measurements: Sequence[Measurement]) -
 
 
 def _row(figure: str, value: float, low: float, high: float, budget: float) -> Row:
-    # Student's t knows nothing of times and rates, which cannot be below 0.
-    low = 0.0 if low < 0 else low
     if figure == "throughput_hz":
         kept, broken = low >= budget, high < budget
     else:

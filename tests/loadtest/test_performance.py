@@ -13,6 +13,7 @@ import performance as benchmark
 import pytest
 
 from rfserve.loadtest import performance
+from rfserve.loadtest.cli import main
 from rfserve.loadtest.errors import LoadTestError
 from rfserve.loadtest.measurement import Machine
 from rfserve.loadtest.performance import DIRECT, EAGER, INSTANCE, LOOP, TRITON, Case, Performance
@@ -105,6 +106,23 @@ def test_table_names_every_version_that_its_cases_ran_on():
 def test_a_document_without_markers_is_refused(results):
     with pytest.raises(LoadTestError, match="add them where the table belongs"):
         performance.between_markers("nothing", [results])
+
+
+def test_command_prints_the_table_and_writes_it_into_a_document(results, tmp_path, capsys):
+    folder, document = tmp_path / "results", tmp_path / "README.md"
+    results.write(folder / "cpu-2core.json")
+    (folder / "gpu.json").write_text('{"kind": "gpu_check", "schema": 1}')
+    assert main(["table", "--results", str(folder)]) == 0
+    assert capsys.readouterr().out == performance.table(results)
+    document.write_text(f"before\n{performance.BEGIN}\nold\n{performance.END}\nafter\n")
+    for _ in range(2):
+        assert main(["table", "--results", str(folder), "--write", str(document)]) == 0
+        assert document.read_text() == (
+            f"before\n{performance.BEGIN}\n{performance.table(results)}{performance.END}\nafter\n"
+        )
+    document.write_text("no markers")
+    assert main(["table", "--results", str(folder), "--write", str(document)]) == 2
+    assert document.read_text() == "no markers"
 
 
 def test_work_of_this_process_and_its_children_is_not_that_of_others():
