@@ -222,7 +222,7 @@ def _note(results: Performance) -> str:
         f"{tools}; {when}. Single requests with all receivers active, p50; saturated: {in_flight} in flight. × is the "
         f"speed against eager PyTorch in FP32 with all cores, in the same round of one run, as the median of "
         f"{' or '.join(map(str, rounds))} rounds, with the lowest and highest. Milliseconds are those of this "
-        "machine; ratios travel better."
+        "machine; ratios travel better. `make bench` makes it again, from rounds in which nothing else ran."
     )
 
 
