@@ -13,7 +13,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo   export the models, serve them, locate RECORDING ($(RECORDING)), print the fix"
 	@echo "make test   run the tests        make lint   ruff and mypy"
-	@echo "make bench  print the ratios     make serve  serve $(REPOSITORY) until Ctrl-C"
+	@echo "make bench  ratios, and the README's table of them     make serve  serve $(REPOSITORY) until Ctrl-C"
+	@echo "make gpu-check   the networks on this machine's GPU (PYTHON: one with torch and timm)"
 	@echo "make bench-serving   overload, mixed requests, swaps, memory (SOAK_MINUTES=$(SOAK_MINUTES))"
 
 .PHONY: setup
@@ -74,6 +75,13 @@ test: setup
 .PHONY: bench
 bench: setup
 	$(BIN)/python tests/benchmarks/ratios.py
+	$(BIN)/python tests/benchmarks/performance.py
+	$(BIN)/rfserve-loadtest table --write README.md
+
+# For a machine with a GPU and no network: PYTHON is one that has torch and timm, and nothing is installed.
+.PHONY: gpu-check
+gpu-check: .build/typed/rfserve
+	PYTHONPATH=.build/typed $(PYTHON) -m rfserve.loadtest.gpu_check
 
 .PHONY: bench-serving
 bench-serving: setup

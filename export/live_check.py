@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rfserve.export import local_model, parity
+from rfserve.export import local_model
+from rfserve.export.elements import compare
 from rfserve.export.errors import LiveServerError
 from rfserve.export.live import READY_POLL_S, LiveServer
 from rfserve.export.local_model import LocalModel
@@ -101,7 +102,7 @@ def _rounding(network: ModelSpec, manifest: Manifest, units: Mapping[str, Array]
 def _ratio(
     server: LiveServer, reference: _Reference, output: str, got: Mapping[str, Array], expected: Mapping[str, Array]
 ) -> float:
-    difference, allowed, exceeded = parity.compare(got[output], expected[output], reference.allowed(output))
+    difference, allowed, exceeded = compare(got[output], expected[output], reference.allowed(output))
     if exceeded:
         raise LiveServerError(
             f"{server.url}: {reference.spec.name}/{reference.version} answers {output} that differ by {difference:.3g} "

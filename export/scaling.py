@@ -63,6 +63,13 @@ class Scaling:
         """Whether tensors pass unchanged."""
         return self == Scaling()
 
+    @property
+    def units(self) -> dict[str, tuple[float, float]]:
+        """The physical size of one network unit in each output: degrees or what the target is in, and metres."""
+        north, east = self.target_scale
+        metres = self.metres_per_degree if self.origin is not None else (1.0, 1.0)
+        return {"positions": (north / metres[0], east / metres[1]), "uncertainties": (north, east)}
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
