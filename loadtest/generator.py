@@ -25,6 +25,9 @@ from rfserve.loadtest.samples import Samples
 
 # A call that gRPC does not end at its deadline is given up so much later.
 GRACE_S = 5.0
+# What is due at the very end of a window has so long to go out, or less when it is late before. A generator that needs
+# longer for its schedule does not keep the rate, however late its budget lets it be.
+CLOSING_S = 0.05
 
 Report = Callable[[str, float | None, int, str | None], None]
 """Told of every request's end: model, latency in s from when it was due (None: it failed), bytes, and the reason."""
@@ -50,8 +53,8 @@ class Window:
 class Generator:
     """One model's requests over `channel`, recorded in `samples`. A call may take `timeout_s`.
 
-    What is sent later than `limit_s` after it was due is late; what could not be sent by so long after the window's end
-    never is.
+    What is sent later than `limit_s` after it was due is late; what could not be sent by so long after the window's
+    end, `CLOSING_S` at most, never is.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class Generator:
         self.scheduled += int((due_s >= 0).sum())
         for due, which in zip(due_s.tolist(), order.tolist(), strict=True):
             now = time.perf_counter()
-            if now > window.end + self._limit_s:
+            if now > window.end + min(self._limit_s, CLOSING_S):
                 break
             # Also when nothing is left to wait for: nothing goes out before this greenlet rests.
             gevent.sleep(max(0.0, window.start + due - now))

@@ -32,7 +32,8 @@ def _block(verdict: Verdict, measurements: Sequence[Measurement]) -> list[str]:
 
 def _row(row: Row) -> str:
     scale, unit = (100, " %") if row.figure == "error_rate" else (1, "")
-    value, low, high, budget = (f"{v * scale:.4g}{unit}" for v in (row.value, row.low, row.high, row.budget))
+    value, low, high = (f"{v * scale:.4g}{unit}" for v in (row.value, row.low, row.high))
+    budget = f"{row.budget * scale:g}{unit}"
     span = "no interval" if math.isnan(row.low) else f"{low} to {high}"
     return f"{row.figure:14} {value:>9}  {span:22}  budget {budget:>8}  {row.outcome}"
 

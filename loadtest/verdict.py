@@ -106,8 +106,7 @@ def _latency(figure: str, budget: float, measurements: Sequence[Measurement]) ->
             f"{min(counts)}: make the phase longer, or repeat it"
         )
     low, high = interval.of_mean(values)
-    # Few repetitions that differ much have an interval that reaches below 0, where no latency is.
-    row = _row(figure, _mean(values), 0.0 if low < 0 else low, high, budget)
+    row = _row(figure, _mean(values), low, high, budget)
     return row, _why(row, interval.more_for_mean(values, budget))
 
 
@@ -140,7 +139,8 @@ def _row(figure: str, value: float, low: float, high: float, budget: float) -> R
     else:
         kept, broken = high <= budget, low > budget
     outcome = PASS if kept else FAIL if broken else UNDECIDED
-    return Row(figure=figure, value=value, low=low, high=high, budget=budget, outcome=outcome)
+    # Few repetitions that differ much have an interval that reaches below 0, where no figure is.
+    return Row(figure=figure, value=value, low=0.0 if low < 0 else low, high=high, budget=budget, outcome=outcome)
 
 
 def _why(row: Row, more: int | None) -> str:
