@@ -18,6 +18,7 @@ from rfserve.clients.many import EventSource, Outcome
 from rfserve.clients.observation import Observation
 from rfserve.clients.retries import Attempts
 from rfserve.clients.servers import Channel
+from rfserve.export.spec.queueing import Priority
 from rfserve.export.spec.tensor import Array
 
 
@@ -36,6 +37,7 @@ class AsyncLocalizationClient(BaseClient):
         version: str = "",
         known_receivers: Collection[int] | None = None,
         minimum_receivers: int | None = None,
+        priority: Priority = Priority.NORMAL,
         hedging: Hedging | None = None,
         **options: Any,
     ) -> None:
@@ -47,6 +49,7 @@ class AsyncLocalizationClient(BaseClient):
             version=version,
             known_receivers=known_receivers,
             minimum_receivers=minimum_receivers,
+            priority=priority,
             **options,
         )
         self._delay = HedgeDelay(hedging) if hedging is not None else None
@@ -96,7 +99,7 @@ class AsyncLocalizationClient(BaseClient):
         inputs, outputs = to_wire(model, arrays)
         attempts = Attempts(self.connection.timeout_s, self._servers, self._budget, self.counts)
         given: dict[str, Any] = {"model_name": model, "inputs": inputs, "model_version": version, "outputs": outputs}
-        given |= {"request_id": request_id, "headers": tracing.headers()}
+        given |= {"request_id": request_id, "priority": self.priority, "headers": tracing.headers()}
         for left_s, channel in attempts:
             try:
                 result = await self._hedged(attempts, channel, self.connection.try_s(left_s), given)

@@ -7,6 +7,7 @@ from rfserve.clients.connection import Connection
 from rfserve.clients.observation import Observation
 from rfserve.clients.request import Question
 from rfserve.clients.retries import Counts, RetryBudget
+from rfserve.export.spec.queueing import Priority
 
 
 class BaseClient:
@@ -22,11 +23,13 @@ class BaseClient:
         version: str,
         known_receivers: Collection[int] | None,
         minimum_receivers: int | None,
+        priority: Priority,
         **options: Any,
     ) -> None:
         self.connection = Connection(url=url, timeout_s=timeout_s, **options)
         self.model, self.version = model, version
         self.known_receivers, self.minimum_receivers = known_receivers, minimum_receivers
+        self.priority = Priority(priority)
         self.counts = Counts()
         self._budget = RetryBudget(self.connection.retry_limit)
         self._servers = self.connection.open(make)

@@ -17,6 +17,7 @@ from rfserve.clients.many import EventSource, Outcome
 from rfserve.clients.observation import Observation
 from rfserve.clients.retries import Attempts
 from rfserve.clients.shared_memory import Regions
+from rfserve.export.spec.queueing import Priority
 from rfserve.export.spec.tensor import Array
 
 
@@ -30,6 +31,9 @@ class LocalizationClient(BaseClient):
     `known_receivers` are the receiver ids that the checkpoint was trained with, if that is not all of 0 to 9. Receivers
     that must not be sent (an id that is not among them, the same receiver twice) are an error, or are left out as long
     as `minimum_receivers` remain: the fix then says so, as it does for those that `alignment.align` left out.
+
+    `priority` is that of every request in the server's queues. `NORMAL` is for what somebody waits for; `BULK` lets all
+    others go first, and may wait for up to 30 s in a queue if `timeout_s` allows it.
 
     `shared_memory` hands tensors to a server on this machine without sending them: worth it for the raw IQ of the
     ensembles, and not for what is smaller (see `rfserve.clients.shared_memory`); a server may want its administrator's
@@ -45,6 +49,7 @@ class LocalizationClient(BaseClient):
         version: str = "",
         known_receivers: Collection[int] | None = None,
         minimum_receivers: int | None = None,
+        priority: Priority = Priority.NORMAL,
         shared_memory: bool = False,
         admin_key: str = "",
         **options: Any,
@@ -57,6 +62,7 @@ class LocalizationClient(BaseClient):
             version=version,
             known_receivers=known_receivers,
             minimum_receivers=minimum_receivers,
+            priority=priority,
             **options,
         )
         self._regions: Regions | None = None
@@ -93,7 +99,8 @@ class LocalizationClient(BaseClient):
     ) -> Iterator[Outcome]:
         """A fix or an error for each event, with up to `concurrency` requests in flight.
 
-        Events are taken from `events` as they are needed, so that any number of them fits into memory. One that is a
+        Events are taken from `events` as they are needed, four for each request in flight, so that any number of them
+        fits into memory; those of one length are sent next to each other, as a server joins no others. One that is a
         function is called for its observations in the thread that sends them; what it raises becomes the error of that
         event, and so does everything else that fails: the others go on. Outcomes come in the order of the events, or,
         with `ordered=False`, as they are made. `progress` draws a bar on a terminal.
@@ -123,6 +130,7 @@ class LocalizationClient(BaseClient):
                     version,
                     outputs=outputs,
                     request_id=request_id,
+                    priority=self.priority,
                     timeout=server_timeout_us(try_s),
                     client_timeout=try_s,
                     headers=tracing.headers(),

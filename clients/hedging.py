@@ -18,8 +18,9 @@ class Hedging:
     Scale", 2013). The slower request is cancelled. Hedges count against the client's `retry_limit`. They help where
     requests are slow for reasons of one server, and harm where all are slow because there is too much to do.
 
-    Cancelled calls race with their answers in the Triton that pip installs (24.10): one of them can end the server
-    with a segmentation fault (its issues 7368 and 8034, mended from 24.12 on). Expired deadlines cancel too.
+    A cancelled call can end the server with a segmentation fault when it races with its answer: seen with the Triton
+    that pip installs (24.10), and reported for 24.05 and 24.08 (its issue 7368) and for 25.01 (8034). Which versions
+    are free of it has not been tried. Expired deadlines cancel too.
     """
 
     after_s: float | None = None

@@ -12,10 +12,12 @@ from tqdm import tqdm
 from rfserve.clients.errors import ClientError
 from rfserve.clients.fix import Fix
 from rfserve.clients.observation import Observation
+from rfserve.clients.turns import Turns
 
 EventSource = Sequence[Observation] | Callable[[], Sequence[Observation]]
 
-# In order, a slow event holds back the fixes of so many later ones, rather than the requests themselves.
+# For each request in flight, so many events are held: in order, a slow one holds back the fixes of later ones rather
+# than the requests themselves, and those that are read ahead can be sent next to others of their length.
 WINDOW = 4
 
 
@@ -64,7 +66,9 @@ def _run(
 ) -> Iterator[Outcome]:
     def one(index: int, event: EventSource) -> Outcome:
         try:
-            return Outcome(index=index, fix=locate(event() if callable(event) else event))
+            observations = event() if callable(event) else event
+            with turns.turn(_samples(observations)):
+                return Outcome(index=index, fix=locate(observations))
         except Exception as error:  # whatever fails an event must not cost the others theirs
             return Outcome(index=index, error=error)
 
@@ -72,7 +76,8 @@ def _run(
     pending: deque[Future[Outcome]] = deque()
     problem: Exception | None = None
     more = True
-    workers = ThreadPoolExecutor(concurrency, thread_name_prefix="rfserve-locate")
+    turns = Turns(concurrency)
+    workers = ThreadPoolExecutor(WINDOW * concurrency, thread_name_prefix="rfserve-locate")
     bar = _bar(events, progress=progress)
     try:
         while more or pending:
@@ -95,6 +100,7 @@ def _run(
             bar.update()
             yield future.result()
     finally:
+        turns.end()
         workers.shutdown(wait=True, cancel_futures=True)
         bar.close()
     if problem is not None:
@@ -115,11 +121,13 @@ async def run_async(
     async def one(index: int, event: EventSource) -> Outcome:
         try:
             observations = await asyncio.to_thread(event) if callable(event) else event
-            return Outcome(index=index, fix=await locate(observations))
+            async with turns.turn_async(_samples(observations)):
+                return Outcome(index=index, fix=await locate(observations))
         except Exception as error:  # whatever fails an event must not cost the others theirs
             return Outcome(index=index, error=error)
 
     source = aiter(events) if isinstance(events, AsyncIterable) else _asynchronous(events)
+    turns = Turns(concurrency)
     pending: deque[asyncio.Task[Outcome]] = deque()
     problem: Exception | None = None
     index, more = 0, True
@@ -152,8 +160,11 @@ async def run_async(
 
 
 def _has_room(pending: Sequence[Any], concurrency: int, *, ordered: bool) -> bool:
-    unfinished = sum(not p.done() for p in pending)
-    return unfinished < concurrency and len(pending) < (WINDOW * concurrency if ordered else concurrency)
+    """Whether to take another event now, rather than hand out what is done."""
+    done = [p.done() for p in pending]
+    if not any(done[: 1 if ordered else None]):
+        return len(done) < WINDOW * concurrency
+    return done.count(False) < concurrency and len(done) < (WINDOW * concurrency if ordered else concurrency)
 
 
 def _finished(pending: deque[Task], *, ordered: bool) -> Task | None:
@@ -168,6 +179,10 @@ def _finished(pending: deque[Task], *, ordered: bool) -> Task | None:
 async def _asynchronous(events: Iterable[EventSource]) -> AsyncIterator[EventSource]:
     for event in events:
         yield event
+
+
+def _samples(observations: Sequence[Observation]) -> int:
+    return observations[0].iq.size if observations else 0
 
 
 def _require_concurrency(concurrency: int) -> None:

@@ -1,30 +1,90 @@
 """A repository with every model, a real tritonserver that serves it, and a real S3 server."""
 
+import fcntl
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from rfserve.export.publication import Source, publish
 from rfserve.export.repository import Repository
-from rfserve.export.spec import MODELS
+from rfserve.export.spec import MODELS, find
 from rfserve.server.process import ServerOptions, TritonServer
 from rfserve.server.security import Security
 
 
 @pytest.fixture(scope="session")
-def repository(tmp_path_factory) -> Path:
+def made_once(tmp_path_factory) -> Iterator[Callable[[str, Callable[[Path], None]], Path]]:
+    """Makes a folder that is only read from then on, by every process that runs a part of these tests.
+
+    With RFSERVE_EXPORTS it lies there, and later runs find it. A test that changed one is an error at the end.
+    """
+    shared: Path = tmp_path_factory.getbasetemp()
+    if "RFSERVE_EXPORTS" in os.environ:
+        shared = Path(os.environ["RFSERVE_EXPORTS"]).resolve()
+        shared.mkdir(parents=True, exist_ok=True)
+    elif "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    found: dict[Path, dict[Path, tuple[int, int]]] = {}
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        folder = shared / name
+        with (shared / f".{name}.lock").open("w") as lock:
+            # Whoever comes second waits; one that failed, or was killed, leaves its part to the next.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                part = shared / f".{name}.part"
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir()
+                make(part)
+                part.rename(folder)
+        found.setdefault(folder, _state(folder))
+        return folder
+
+    yield made
+    for folder, before in found.items():
+        now = _state(folder)
+        changed = [str(f) for f in before.keys() | now.keys() if before.get(f) != now.get(f)]
+        if changed:
+            # Or later runs would take it for what was made.
+            shutil.rmtree(folder, ignore_errors=True)
+        assert not changed, f"a test changed what all share; have it copy {folder.name}: {sorted(changed)}"
+
+
+def _state(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of each file; locks come and go."""
+    files = [f for f in folder.rglob("*") if f.is_file() and f.name != ".lock"]
+    return {f: (f.stat().st_size, f.stat().st_mtime_ns) for f in files}
+
+
+@pytest.fixture(scope="session")
+def small_model(made_once) -> Path:
+    """A repository of `mel_features`, the model that is exported and loaded the fastest."""
+
+    def make(folder: Path) -> None:
+        publish(find("mel_features"), Repository(folder), Source(), version=None, report=lambda _: None)
+
+    return made_once("small_model", make)
+
+
+@pytest.fixture(scope="session")
+def repository(made_once, small_model: Path) -> Path:
     """Every served model with untrained weights; LocalizationNet in its smallest size."""
-    folder: Path = tmp_path_factory.mktemp("model_repository")
-    for name, spec in MODELS.items():
-        source = Source(variant="tiny") if name == "localization_net" else Source()
-        publish(spec, Repository(folder), source, version=None, report=lambda _: None)
-    return folder
+
+    def make(folder: Path) -> None:
+        shutil.copytree(small_model, folder, dirs_exist_ok=True)
+        for name, spec in MODELS.items():
+            source = Source(variant="tiny") if name == "localization_net" else Source()
+            if not (folder / name).exists():
+                publish(spec, Repository(folder), source, version=None, report=lambda _: None)
+
+    return made_once("model_repository", make)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rfserve.clients.client import LocalizationClient
 from rfserve.clients.commands import event_options, server_options
 from rfserve.clients.errors import RecordingError
 from rfserve.clients.event import Event
@@ -29,7 +28,7 @@ def add_to(commands: Any) -> None:
     command.add_argument("--concurrency", type=int, default=4, help="events at a time (default: %(default)s)")
     command.add_argument("--unordered", action="store_true", help="write a line as soon as it is known")
     event_options.add_to(command)
-    server_options.add_to(command)
+    server_options.add_to(command, priority="bulk")
     command.set_defaults(run=_locate_all)
 
 
@@ -38,7 +37,7 @@ def _locate_all(options: argparse.Namespace) -> int:
     known = event_options.receivers_of(options)
     sources = [_source(options, path, known) for path in paths]
     failed = 0
-    with LocalizationClient(model=options.model, **server_options.connection_of(options)) as client:
+    with server_options.client_of(options, options.model) as client:
         outcomes = client.locate_many(
             sources, concurrency=options.concurrency, ordered=not options.unordered, progress=True
         )

@@ -10,7 +10,6 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from rfserve.clients.client import LocalizationClient
 from rfserve.clients.commands import server_options
 from rfserve.clients.errors import ClientError
 
@@ -37,7 +36,7 @@ def _infer(options: argparse.Namespace) -> int:
         raise ClientError(
             f"cannot read {options.file}: {error}; expected an .npz with one array for each input"
         ) from error
-    with LocalizationClient(**server_options.connection_of(options)) as client:
+    with server_options.client_of(options) as client:
         answer, version = client.infer(options.model, arrays)
     if options.output_file is not None:
         try:

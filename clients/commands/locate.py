@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from rfserve.clients import map_page, picture
-from rfserve.clients.client import LocalizationClient
 from rfserve.clients.commands import event_options, server_options
 from rfserve.clients.errors import ClientError, PositionInvalid
 from rfserve.clients.observation import check_position
@@ -38,7 +37,7 @@ def _locate(options: argparse.Namespace) -> int:
     if options.png is not None:
         picture.require()
     observations = event_options.read(options, options.recordings, event_options.receivers_of(options))
-    with LocalizationClient(model=options.model, **server_options.connection_of(options)) as client:
+    with server_options.client_of(options, options.model) as client:
         fix = client.locate(observations)
     report = Report(
         fix=fix, observations=observations, confidence=options.confidence, truth=options.truth, note=options.note

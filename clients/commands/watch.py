@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rfserve.clients.client import LocalizationClient
 from rfserve.clients.commands import event_options, server_options
 from rfserve.clients.errors import ClientError
 from rfserve.clients.fix import Fix
@@ -52,7 +51,7 @@ def add_to(commands: Any) -> None:
     watch.add_argument("--retry-failed", action="store_true", help="try again what failed before")
     watch.add_argument("--output", choices=("text", "jsonl"), default="text", help="default: %(default)s")
     event_options.add_to(watch)
-    server_options.add_to(watch)
+    server_options.add_to(watch, priority="bulk")
     watch.set_defaults(run=_watch)
 
 
@@ -66,7 +65,7 @@ def _watch(options: argparse.Namespace) -> int:
     journal = Journal(options.state or options.folder / STATE)
     with (
         contextlib.closing(journal),
-        LocalizationClient(model=options.model, **server_options.connection_of(options)) as client,
+        server_options.client_of(options, options.model) as client,
         _stopped_by_signals() as stop,
     ):
         if options.retry_failed and (forgotten := journal.forget_failed()):
@@ -92,7 +91,7 @@ def _watch(options: argparse.Namespace) -> int:
         return int(watcher.failed > 0 or watcher.away is not None)
 
 
-def _locator(options: argparse.Namespace, client: LocalizationClient) -> Callable[[Arrival, str], dict[str, Any]]:
+def _locator(options: argparse.Namespace, client: server_options.Client) -> Callable[[Arrival, str], dict[str, Any]]:
     known = event_options.receivers_of(options)
 
     def locate(arrival: Arrival, stamp: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rfserve.clients.errors import RecordingError
@@ -12,22 +13,31 @@ from rfserve.clients.formats.sigmf_pair import COLLECTION, DATA, META
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """A format and the ends of the names that its files have."""
+    """A format, the ends of the names that its files have, and what one of them stands for, as `Source`s."""
 
     name: str
     suffixes: Sequence[str]
-    read: Callable[..., list[Reading]]
+    sources: Callable[..., list[Source]]
 
     def names(self, path: Path) -> bool:
         """Whether the file is named as one of these."""
         return path.name.lower().endswith(tuple(self.suffixes))
 
 
-COLLECTIONS = Format(name="SigMF collection", suffixes=(COLLECTION,), read=sigmf_collection.read)
-PAIRS = Format(name="SigMF recording", suffixes=(META, DATA), read=sigmf_pair.read)
-ARCHIVES = Format(name="SigMF archive", suffixes=sigmf_archive.SUFFIXES, read=sigmf_archive.read)
-WAVS = Format(name="IQ in WAV", suffixes=wav_iq.SUFFIXES, read=wav_iq.read)
-RAW = Format(name="raw IQ with a side file", suffixes=raw_iq.SUFFIXES, read=raw_iq.read)
+def _as_a_whole(read: Callable[..., list[Reading]]) -> Callable[..., list[Source]]:
+    """Most files are read in one go, or not at all."""
+
+    def sources(path: Path, *, verify_data: bool) -> list[Source]:
+        return [Source(name=path.stem, read=partial(read, path, verify_data=verify_data))]
+
+    return sources
+
+
+COLLECTIONS = Format(name="SigMF collection", suffixes=(COLLECTION,), sources=sigmf_collection.sources)
+PAIRS = Format(name="SigMF recording", suffixes=(META, DATA), sources=_as_a_whole(sigmf_pair.read))
+ARCHIVES = Format(name="SigMF archive", suffixes=sigmf_archive.SUFFIXES, sources=_as_a_whole(sigmf_archive.read))
+WAVS = Format(name="IQ in WAV", suffixes=wav_iq.SUFFIXES, sources=_as_a_whole(wav_iq.read))
+RAW = Format(name="raw IQ with a side file", suffixes=raw_iq.SUFFIXES, sources=_as_a_whole(raw_iq.read))
 FORMATS = (COLLECTIONS, PAIRS, ARCHIVES, WAVS, RAW)
 
 
@@ -41,7 +51,7 @@ def of(path: Path) -> Format | None:
 
 
 def sources(path: Path, *, verify_data: bool) -> list[Source]:
-    """What the file stands for, each to be read by itself: a collection for every recording that it lists.
+    """What the file stands for, each to be read by itself.
 
     A name without a known end stands for a SigMF pair. `RecordingError` when there is no such file, or of no known
     format.
@@ -52,7 +62,4 @@ def sources(path: Path, *, verify_data: bool) -> list[Source]:
         raise RecordingError(f"{path.name}: got a file of an unknown format; expected one of: {known}")
     if found not in {None, PAIRS} and not path.is_file():
         raise RecordingError(f"cannot read {path.name}: there is no such file")
-    if found is COLLECTIONS:
-        return sigmf_collection.sources(path, verify_data=verify_data)
-    readable = found or PAIRS
-    return [Source(name=path.stem, read=lambda: readable.read(path, verify_data=verify_data))]
+    return (found or PAIRS).sources(path, verify_data=verify_data)

@@ -27,11 +27,6 @@ def sources(path: Path, *, verify_data: bool) -> list[Source]:
     return [Source(name=s.name, read=partial(_read_stream, path, s, verify_data=verify_data)) for s in listed]
 
 
-def read(path: Path, *, verify_data: bool) -> list[Reading]:
-    """All of them; `RecordingError` at the first that cannot be read."""
-    return [reading for source in sources(path, verify_data=verify_data) for reading in source.read()]
-
-
 def _read_stream(collection: Path, stream: Stream, *, verify_data: bool) -> list[Reading]:
     meta = collection.with_name(stream.name + META)
     if not meta.is_file():

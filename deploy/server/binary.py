@@ -12,6 +12,10 @@ from pathlib import Path
 from rfserve.server.errors import BinaryNotFound
 
 BACKENDS = Path(__file__).parent / "backends"
+# glibc raises its threshold for mapped blocks with the largest block that was freed, up to 32 MiB; after one large
+# request everything smaller stays in a heap that does not shrink (measured: 135 to 180 MiB more after five inputs of
+# 32 MB, and 95 to 105 MiB with these). Given ones are not raised. At 1 MiB, single `locate` requests take 5 % longer.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(8 * 2**20)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,7 @@ def find(folder: Path) -> Binary:
     """
     on_path = shutil.which("tritonserver")
     if on_path:
-        return Binary(path=Path(on_path), environment=dict(os.environ))
+        return Binary(path=Path(on_path), environment=_inherited())
     package = find_spec("pytriton")
     if package is None or package.origin is None:
         raise BinaryNotFound(
@@ -82,9 +86,14 @@ def _backends(server: Path, folder: Path) -> Path:
     return folder
 
 
+def _inherited() -> dict[str, str]:
+    """The caller's environment, and the allocator's settings where the caller says nothing of them."""
+    return ALLOCATOR | dict(os.environ)
+
+
 def _environment(site_packages: Path) -> dict[str, str]:
     libraries = [str(site_packages / "nvidia_pytriton.libs"), str(sysconfig.get_config_var("LIBDIR"))]
-    environment = dict(os.environ)
+    environment = _inherited()
     inherited = environment.get("LD_LIBRARY_PATH")
     environment["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, *([inherited] if inherited else [])])
     # The stub embeds an interpreter, which finds its packages beside the first python3 on PATH (PYTHONPATH does not

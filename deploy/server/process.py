@@ -10,12 +10,12 @@ import tempfile
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 from rfserve.server import binary, draining, object_location, process_group, shared_memory, startup_log
 from rfserve.server.errors import ModelLoadError, RepositoryError, ServerError, ServerStopped
 from rfserve.server.http_api import HttpApi
+from rfserve.server.lifetime import Lifetime
 from rfserve.server.options import ServerOptions
 
 __all__ = ["ServerOptions", "TritonServer"]
@@ -26,7 +26,7 @@ UNSTARTED_EXIT_S = 5.0
 LOG_LINES_SHOWN = 30
 
 
-class TritonServer:
+class TritonServer(Lifetime):
     """A context manager around one tritonserver. Entering returns when every model is ready to serve.
 
     tritonserver is told to end when the thread ends that started it, so that nothing is left of a launcher that was
@@ -72,15 +72,6 @@ class TritonServer:
         if self._process is None:
             raise ServerError("the server is not running; start it first")
         return self._process
-
-    def __enter__(self) -> "TritonServer":
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Start and wait until every model's own ready endpoint says yes.

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 
+from rfserve.server.lifetime import Lifetime
 from rfserve.server.metrics_endpoint import MetricsEndpoint
 from rfserve.server.model_watch import WatchOptions
 from rfserve.server.options import ServerOptions
@@ -39,7 +39,7 @@ class ServiceOptions:
     trace: TraceExport | None = None
 
 
-class Service:
+class Service(Lifetime):
     """A context manager. Entering returns when the models are ready to serve; leaving drains and stops it all.
 
     Without prometheus_client the metrics port is Triton's own, and `notes` says so.
@@ -76,15 +76,6 @@ class Service:
     def metrics_url(self) -> str:
         """URL that Prometheus scrapes."""
         return self._endpoint.url if self._endpoint else self.server.metrics_url
-
-    def __enter__(self) -> "Service":
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """As `TritonServer.start`; then the watch begins."""

@@ -16,6 +16,7 @@ from rfserve.server.model_table import ModelRow
 from rfserve.server.security import admin_key_of
 
 DEADLINE_S = 10.0
+FORBIDDEN = 403
 _COLUMNS = ("model", "version", "state", "canary", "ms", "instances", "requests", "failures", "reason")
 
 
@@ -43,21 +44,37 @@ class ModelStatus:
 def read(http: HttpApi, deadline_s: float = DEADLINE_S) -> tuple[ModelStatus, ...]:
     """Every model of the server, each served one with a canary of its own, ensembles too.
 
-    `ServerError` when the server does not answer, or not without a key.
+    `ServerError` when the server does not answer, or keeps closed what has to be asked.
     """
     index = http.call("/v2/repository/index", {})
+    if index.status == FORBIDDEN:
+        raise ServerError(_closed(http, "the list of its models"))
     if not index.ok:
-        hint = "give --admin-key-file" if index.status == 403 else "is it running, and is this its HTTP endpoint?"
-        raise ServerError(f"{http.url} does not list its models: {index.reason}; {hint}")
+        raise ServerError(
+            f"{http.url} does not list its models: {index.reason}; is it running, and is this its HTTP endpoint?"
+        )
     found = []
     for row in model_table.rows(index.document, http.statistics()):
         canary = from_server(http, row.name, deadline_s) if row.ready else None
+        if canary is None and row.ready and http.call(f"/v2/models/{row.name}/config").status == FORBIDDEN:
+            raise ServerError(_closed(http, f"the configuration of {row.name}"))
         found.append(
             ModelStatus(row=row)
             if canary is None
             else ModelStatus(row=row, instances=canary.instances, canary=canary.send(http, deadline_s))
         )
     return tuple(found)
+
+
+def _closed(http: HttpApi, asked: str) -> str:
+    state = "runs" if http.server_live() else "answers, but is not live"
+    key = "no key was sent" if http.admin_key is None else "the key that was sent is not its own"
+    return (
+        f"{http.url} {state}; {asked} could not be asked for, as its administration is closed and {key}. Pass "
+        "--admin-key-file with the file that the server was started with. One that was started without has a random "
+        "key that it tells nobody: start it with --admin-key-file FILE, or on a desk with --open-admin. Its metrics "
+        "page shows each model's canary without a key"
+    )
 
 
 def table(models: Sequence[ModelStatus]) -> str:

@@ -6,7 +6,7 @@
 One call in five is an inference of `mel_features`, the cheapest model, blocking and asynchronous in turn; one in fifty
 asks for a version that is not there; the others ask whether the model is ready. `--cancelling` adds deadlines that are
 too short, and hedges whose losers are cancelled: a run of that ended tritonserver 24.10 with a segmentation fault, as
-cancelled calls race with their answers there (issues 7368 and 8034 of the server, mended from 24.12 on).
+cancelled calls race with their answers there (see `rfserve.clients.hedging`).
 
 Ends with 1 when something grew after the first quarter, which is warm-up.
 """
@@ -149,7 +149,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=100_000)
     parser.add_argument("--url", help="a server that serves mel_features; default: one is started")
-    parser.add_argument("--cancelling", action="store_true", help="cancel calls too; not with a Triton before 24.12")
+    parser.add_argument("--cancelling", action="store_true", help="cancel calls too: it can end the server")
     options = parser.parse_args()
     with ExitStack() as stack:
         url = options.url or stack.enter_context(own_server())

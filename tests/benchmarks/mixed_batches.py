@@ -3,7 +3,9 @@
 import asyncio
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from served import serving
 from wire_load import WireLoad, serialised
 
 from rfserve.clients.alignment import align
+from rfserve.clients.client import LocalizationClient
+from rfserve.clients.observation import Observation
 from rfserve.clients.recording import read_event
 from rfserve.clients.request import tensors
 from rfserve.clients.synthetic_event import SyntheticEvent, write
@@ -128,6 +132,66 @@ def short_case() -> tuple[str, Load, list[Load]]:
     return "iq_features", mixed, [{"a": _examples("iq_features", [5], [n])} for n in SHORT_SAMPLES]
 
 
+def events_of(lengths: Sequence[int], count: int) -> list[list[Observation]]:
+    """Noise at five receivers, of the lengths in turn."""
+    rng = np.random.default_rng(1)
+    places = [(45.0 + 0.01 * i, 7.5 + 0.013 * i * i) for i in range(5)]
+    return [
+        [
+            Observation(
+                iq=(0.1 * rng.standard_normal((lengths[i % len(lengths)], 2), np.float32)).view(np.complex64)[:, 0],
+                sample_rate_hz=1e6,
+                center_frequency_hz=433e6,
+                latitude_deg=latitude,
+                longitude_deg=longitude,
+                receiver_id=number,
+            )
+            for number, (latitude, longitude) in enumerate(places)
+        ]
+        for i in range(count)
+    ]
+
+
+Locate = Callable[[LocalizationClient, Sequence[Sequence[Observation]]], object]
+
+
+def as_they_come(client: LocalizationClient, events: Sequence[Sequence[Observation]]) -> object:
+    """Each event when the one before it is answered."""
+    with ThreadPoolExecutor(CONCURRENCY) as workers:
+        return list(workers.map(client.locate, events))
+
+
+def grouped(client: LocalizationClient, events: Sequence[Sequence[Observation]]) -> object:
+    """As `rfserve-client batch` sends them."""
+    return [outcome.require() for outcome in client.locate_many(events, concurrency=CONCURRENCY)]
+
+
+def batches_of_the_client(server: TritonServer, events: Sequence[Sequence[Observation]], locate: Locate) -> Batches:
+    """What `iq_features` makes of events that the client sends, with as many in flight as always."""
+    with LocalizationClient(server.grpc_url, timeout_s=30, priority=Priority.BULK) as client:
+        before, begun = _counts(server.http, "iq_features"), time.perf_counter()
+        locate(client, events)
+        duration_s = time.perf_counter() - begun
+    rows, executions = (b - a for a, b in zip(before, _counts(server.http, "iq_features"), strict=True))
+    return Batches(mean_rows=rows / executions, rate_hz=rows / duration_s)
+
+
+def client_ratios(server: TritonServer, *, rounds: int, count: int) -> dict[str, tuple[float, float, float]]:
+    """Mean rows of three short lengths and of one at a time, and the ratio of their rates; as they come and grouped."""
+    mixed, each = events_of(SHORT_SAMPLES, count), [events_of([n], count // 3) for n in SHORT_SAMPLES]
+    found = {}
+    for name, locate in {"as they come": as_they_come, "grouped": grouped}.items():
+        rows, same, rates = [], [], []
+        for _ in range(rounds):
+            varied = batches_of_the_client(server, mixed, locate)
+            alone = [batches_of_the_client(server, events, locate) for events in each]
+            rows.append(varied.mean_rows)
+            same.append(statistics.mean(b.mean_rows for b in alone))
+            rates.append(varied.rate_hz * sum(1 / b.rate_hz for b in alone) / len(alone))
+        found[name] = (statistics.median(rows), statistics.median(same), statistics.median(rates))
+    return found
+
+
 def ratio(server: TritonServer, model: str, equal: Load, mixed: Load, *, rounds: int, duration_s: float) -> list[float]:
     """Mean batch of mixed and of equal requests, by turns; medians."""
     found: list[list[float]] = [[], []]
@@ -163,6 +227,10 @@ def main() -> None:
             ">= 0.8",
             detail,
         )
+        for name, (rows, same, rate) in client_ratios(server, rounds=ROUNDS, count=120).items():
+            title = f"three lengths of short recordings, by the client, {name}"
+            wanted = ">= 0.8" if name == "grouped" else "-"
+            show(f"{title}: batch / equal", rows / same, wanted, f"{rows:.2f} / {same:.2f} rows, rate {rate:.2f}")
 
 
 if __name__ == "__main__":

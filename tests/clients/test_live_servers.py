@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import pytest
 import tritonclient.grpc as triton
 from google.protobuf import text_format
 
+from rfserve.clients import cli
 from rfserve.clients import client as client_module
 from rfserve.clients.async_client import AsyncLocalizationClient
 from rfserve.clients.client import LocalizationClient
@@ -26,6 +27,7 @@ from rfserve.clients.hedging import Hedging
 from rfserve.clients.retries import RetryLimit
 from rfserve.export import pbtxt
 from rfserve.export.spec import example, find
+from rfserve.export.spec.queueing import Priority
 from rfserve.server.process import ServerOptions, TritonServer
 from rfserve.server.security import Security
 
@@ -167,14 +169,50 @@ def test_server_drops_what_nobody_waits_for(impatient, model, monkeypatch):
     assert rejected() - before == len(late)
 
 
+async def bulk_left(url, arrays):
+    """How many of 16 bulk requests wait or run when one that came later, of a client's usual priority, is answered."""
+    async with (
+        AsyncLocalizationClient(url, timeout_s=60.0, priority=Priority.BULK) as bulk,
+        AsyncLocalizationClient(url, timeout_s=60.0) as usual,
+    ):
+        waiting = [asyncio.create_task(bulk.infer("heimdall_net", arrays)) for _ in range(16)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        await usual.infer("heimdall_net", arrays)
+        left = sum(not task.done() for task in waiting)
+        await asyncio.gather(*waiting)
+        return left
+
+
+def bulk_left_of_threads(url, arrays):
+    with (
+        LocalizationClient(url, timeout_s=60.0, priority=Priority.BULK) as bulk,
+        LocalizationClient(url, timeout_s=60.0) as usual,
+        ThreadPoolExecutor(16) as workers,
+    ):
+        waiting = [workers.submit(bulk.infer, "heimdall_net", arrays) for _ in range(16)]
+        wait(waiting, return_when=FIRST_COMPLETED)
+        usual.infer("heimdall_net", arrays)
+        left = sum(not future.done() for future in waiting)
+        for future in waiting:
+            future.result()
+        return left
+
+
+def test_interactive_call_is_answered_before_the_bulk_that_waits(impatient):
+    arrays = example(find("heimdall_net"), batch=8)
+    # Two run already, and two more may be done before it is.
+    assert asyncio.run(bulk_left(impatient.grpc_url, arrays)) >= 8
+    assert bulk_left_of_threads(impatient.grpc_url, arrays) >= 8
+
+
 def regions():
     return {f.name for f in Path("/dev/shm").glob(f"rfserve-client-{os.getpid()}-*")}
 
 
 def test_shared_memory_gives_the_answers_of_the_wire_and_is_given_back(server):
     with (
-        LocalizationClient(server.grpc_url, timeout_s=30.0) as plain,
-        LocalizationClient(server.grpc_url, timeout_s=30.0, shared_memory=True) as shared,
+        LocalizationClient(server.grpc_url, timeout_s=30.0, priority=Priority.BULK) as plain,
+        LocalizationClient(server.grpc_url, timeout_s=30.0, priority=Priority.BULK, shared_memory=True) as shared,
         ThreadPoolExecutor(4) as workers,
     ):
         for model in ("locate", "heimdall_net"):
@@ -199,7 +237,7 @@ def test_shared_memory_is_given_back_after_errors(server):
             with pytest.raises((DeadlineExceeded, Overloaded)):
                 client.infer("heimdall_net", busy)
     assert regions() == set()
-    with LocalizationClient(server.grpc_url, timeout_s=30.0, shared_memory=True) as client:
+    with LocalizationClient(server.grpc_url, timeout_s=30.0, priority=Priority.BULK, shared_memory=True) as client:
         with pytest.raises((RequestRejected, ModelUnavailable)):
             client.infer("heimdall_net", busy, version="99")
         assert len(regions()) == 1
@@ -222,8 +260,11 @@ def test_shared_memory_is_registered_again_when_the_server_was_started_anew(repo
     assert regions() == set()
 
 
-def test_shared_memory_needs_the_administrators_key_where_it_is_restricted(repository):
+def test_shared_memory_needs_the_administrators_key_where_it_is_restricted(repository, tmp_path, capsys):
     arrays = example(find(SMALL))
+    file, key = tmp_path / "in.npz", tmp_path / "key"
+    np.savez(file, **arrays)
+    key.write_text(f"{KEY}\n")
     with serving(repository, admin_key=KEY) as server:
         with (
             LocalizationClient(server.grpc_url, timeout_s=10.0, shared_memory=True) as client,
@@ -232,6 +273,11 @@ def test_shared_memory_needs_the_administrators_key_where_it_is_restricted(repos
             client.infer(SMALL, arrays)
         with LocalizationClient(server.grpc_url, timeout_s=10.0, shared_memory=True, admin_key=KEY) as client:
             assert client.infer(SMALL, arrays)[1] == "1"
+        command = ["infer", SMALL, str(file), "--url", server.grpc_url, "--shared-memory"]
+        assert cli.main(command) == 1
+        assert "administrator's key" in capsys.readouterr().err
+        assert cli.main([*command, "--admin-key-file", str(key)]) == 0
+        assert "mel_spectrogram" in capsys.readouterr().out
     assert regions() == set()
 
 

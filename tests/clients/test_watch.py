@@ -442,7 +442,8 @@ def test_real_server_is_stopped_and_started_during_the_watch(inbox, bring, watch
     from rfserve.server.process import ServerOptions, TritonServer
 
     port = free_port()
-    options = ServerOptions(repository=repository, grpc_port=port, http_port=0, metrics_port=0)
+    models = ("iq_features", "heimdall_net", "locate")
+    options = ServerOptions(repository=repository, models=models, grpc_port=port, http_port=0, metrics_port=0)
     names = [bring("a")]
     process = watch(f"127.0.0.1:{port}", "--output", "jsonl")
     with TritonServer(options):

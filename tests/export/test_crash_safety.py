@@ -27,10 +27,13 @@ CASES = ("publish first", "publish", "promote", "rollback", "retire", "configure
 
 
 @pytest.fixture(scope="module")
-def graph(tmp_path_factory) -> bytes:
-    folder = tmp_path_factory.mktemp("source")
-    publish(SPEC, Repository(folder), Source(), version=None, report=lambda _: None)
-    return (folder / SPEC.name / "1" / "model.onnx").read_bytes()
+def graph_file(small_model: Path) -> Path:
+    return small_model / SPEC.name / "1" / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def graph(graph_file: Path) -> bytes:
+    return graph_file.read_bytes()
 
 
 def publish_bytes(repository: Repository, content: bytes) -> Manifest:
@@ -52,12 +55,12 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def steps() -> dict[str, int | str]:
+def steps(graph_file: Path) -> dict[str, int | str]:
     script = Path(__file__).with_name("crash_steps.py")
     # Thousands of syncs are waited for, and kill -9 shows nothing of them: memory will do.
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="rfserve-test-", dir=memory if memory.is_dir() else None) as folder:
-        command = [sys.executable, str(script), folder]
+        command = [sys.executable, str(script), folder, str(graph_file)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, int | str] = json.loads(done.stdout)

@@ -21,7 +21,6 @@ from rfserve.export import onnx_file
 from rfserve.export.cli import main
 from rfserve.export.errors import RegistryError
 from rfserve.export.manifest import Manifest, file_facts
-from rfserve.export.publication import Source, publish
 from rfserve.export.registry import CANDIDATE, CHAMPION, Registry
 from rfserve.export.repository import Repository, version_files
 from rfserve.export.spec import example, find
@@ -34,17 +33,9 @@ MODEL = "mel_features"
 SPEC = find(MODEL)
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory) -> Path:
-    """One version of one small model."""
-    folder: Path = tmp_path_factory.mktemp("published")
-    publish(SPEC, Repository(folder), Source(), version=None, report=lambda _: None)
-    return folder
-
-
 @pytest.fixture
-def repository(published: Path, tmp_path: Path) -> Repository:
-    return Repository(Path(shutil.copytree(published, tmp_path / "repository")))
+def repository(small_model: Path, tmp_path: Path) -> Repository:
+    return Repository(Path(shutil.copytree(small_model, tmp_path / "repository")))
 
 
 @pytest.fixture(scope="module")
@@ -230,12 +221,12 @@ def test_champion_needs_a_registered_version(repository, registry):
     assert registry.version_of(MODEL, CHAMPION) is None
 
 
-def test_champion_of_two_repositories_is_the_one_that_is_named(repository, registry, published: Path, tmp_path: Path):
+def test_champion_of_two_repositories_is_the_one_that_is_named(repository, registry, small_model: Path, tmp_path: Path):
     other = Repository(tmp_path / "other")
     other.publish(
         SPEC,
         lambda folder: (
-            shutil.copy(published / MODEL / "1" / "model.onnx", folder)
+            shutil.copy(small_model / MODEL / "1" / "model.onnx", folder)
             and (lambda number: Manifest(model=MODEL, version=number, weights="none", files=version_files(folder)))
         ),
     )
@@ -334,7 +325,7 @@ def test_write_without_register_does_not_import_mlflow(tmp_path: Path):
 
 
 def test_failed_registration_leaves_the_published_version_and_register_finishes_it(
-    published: Path, empty: Path, tmp_path: Path, capsys
+    small_model: Path, empty: Path, tmp_path: Path, capsys
 ):
     tracking = shutil.copytree(empty, tmp_path / "mlruns")
     (tracking / "artifacts").write_text("")

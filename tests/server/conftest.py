@@ -24,9 +24,7 @@ from cryptography.x509.oid import NameOID
 from tritonclient.utils import InferenceServerException
 
 from rfserve.clients.connection import to_wire
-from rfserve.export.publication import Source, publish
-from rfserve.export.repository import Repository
-from rfserve.export.spec import GRAPHS, MODELS, example
+from rfserve.export.spec import MODELS, example
 from rfserve.export.spec.queueing import Priority
 
 DAY = timedelta(days=1)
@@ -108,14 +106,6 @@ def server_pair(authority: Authority) -> Pair:
 @pytest.fixture(scope="session")
 def client_pair(authority: Authority) -> Pair:
     return authority.issue("client")
-
-
-@pytest.fixture(scope="session")
-def one_model(tmp_path_factory) -> Path:
-    """A repository of `mel_features`."""
-    folder: Path = tmp_path_factory.mktemp("one_model")
-    publish(GRAPHS["mel_features"], Repository(folder), Source(), version=None, report=lambda _: None)
-    return folder
 
 
 FREE = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]

@@ -10,6 +10,7 @@ from tritonclient.utils import InferenceServerException
 
 from rfserve.clients.client import LocalizationClient
 from rfserve.export.spec import GRAPHS, example
+from rfserve.server import cli
 from rfserve.server.http_api import HttpApi
 from rfserve.server.options import ServerOptions
 from rfserve.server.process import TritonServer
@@ -28,9 +29,9 @@ def ask(url: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def closed(one_model: Path) -> Iterator[TritonServer]:
+def closed(small_model: Path) -> Iterator[TritonServer]:
     """On loopback without TLS, with an administrator's key."""
-    with TritonServer(ServerOptions(repository=one_model, security=Security(admin_key=KEY), **FREE)) as server:
+    with TritonServer(ServerOptions(repository=small_model, security=Security(admin_key=KEY), **FREE)) as server:
         yield server
 
 
@@ -94,6 +95,23 @@ def test_administrative_api_asks_for_the_key_over_http(closed, api):
 
 
 @pytest.mark.server
+def test_status_says_what_could_not_be_asked_and_what_to_pass(closed, tmp_path, capsys):
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    for file, key in ((right, KEY), (wrong, WRONG)):
+        file.write_text(key)
+        file.chmod(0o600)
+    command = ["status", "--url", closed.http_url]
+    assert cli.main(command) == 1
+    said = capsys.readouterr().err
+    assert f"{closed.http_url} runs; the list of its models could not be asked for" in said
+    assert "no key was sent. Pass --admin-key-file with the file that the server was started with" in said
+    assert cli.main([*command, "--admin-key-file", str(wrong)]) == 1
+    assert "the key that was sent is not its own" in capsys.readouterr().err
+    assert cli.main([*command, "--admin-key-file", str(right)]) == 0
+    assert SPEC.name in capsys.readouterr().out
+
+
+@pytest.mark.server
 def test_inference_health_metadata_and_statistics_need_no_key(closed):
     ask(closed.grpc_url)
     with triton.InferenceServerClient(closed.grpc_url) as client:
@@ -111,9 +129,9 @@ def test_inference_health_metadata_and_statistics_need_no_key(closed):
 
 
 @pytest.fixture(scope="module")
-def public(one_model: Path) -> Iterator[TritonServer]:
+def public(small_model: Path) -> Iterator[TritonServer]:
     """On every address, with the launcher's own key."""
-    with TritonServer(ServerOptions(repository=one_model, address="0.0.0.0", **FREE)) as server:
+    with TritonServer(ServerOptions(repository=small_model, address="0.0.0.0", **FREE)) as server:
         yield server
 
 
@@ -144,6 +162,7 @@ def test_address_that_others_reach_has_no_http_inference_without_the_key(public)
 
 
 @pytest.mark.server
+@pytest.mark.server
 def test_desk_opens_every_administrative_api(server):
     with triton.InferenceServerClient(server.grpc_url) as client:
         for api in ADMINISTRATIVE:
@@ -153,10 +172,10 @@ def test_desk_opens_every_administrative_api(server):
 
 
 @pytest.mark.server
-def test_desk_opens_shared_memory_alone(one_model):
+def test_desk_opens_shared_memory_alone(small_model):
     security = Security(open_shared_memory=True)
     with (
-        TritonServer(ServerOptions(repository=one_model, security=security, **FREE)) as server,
+        TritonServer(ServerOptions(repository=small_model, security=security, **FREE)) as server,
         triton.InferenceServerClient(server.grpc_url) as client,
     ):
         assert not client.get_system_shared_memory_status().regions

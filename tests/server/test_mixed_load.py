@@ -18,7 +18,7 @@ def test_mixed_requests_share_batches_as_equal_ones_do(server, case):
 
 def test_memory_is_flat_under_mixed_load(server):
     models = ("mel_features", "heimdall_net", "iq_features", "locate")
-    found = measure(server, models, minutes=0.25)
+    found = measure(server, models, minutes=0.15)
     print(f"\n{found}, least growth {found.least_growth_bytes / MIB:.1f} MiB")
     assert found.answered > 50
     assert found.rejected > 0

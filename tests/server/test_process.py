@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rfserve.server.binary import require_numpy
+from rfserve.server.binary import ALLOCATOR, require_numpy
 from rfserve.server.errors import BinaryNotFound, ModelLoadError, PortBusy, RepositoryError, ServerError
 from rfserve.server.options import ServerOptions
 from rfserve.server.process import TritonServer
@@ -51,6 +51,18 @@ def test_server_is_ready_when_every_model_is_and_leaves_nothing_behind(small: Pa
         }
         assert listening_addresses(ports) == {"127.0.0.1"}
     assert group_members(leader) == []
+
+
+@pytest.mark.server
+def test_server_and_stubs_return_large_blocks_of_memory(small: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1234567")
+    with TritonServer(ServerOptions(repository=small, **FREE)) as server:
+        members = group_members(server.pid)
+        assert len(members) > 1
+        for pid in members:
+            entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            assert f"MALLOC_MMAP_THRESHOLD_={ALLOCATOR['MALLOC_MMAP_THRESHOLD_']}".encode() in entries
+            assert b"MALLOC_TRIM_THRESHOLD_=1234567" in entries
 
 
 def listening_addresses(ports: set[int]) -> set[str]:

@@ -1,6 +1,7 @@
 """Real certificates against a real tritonserver: who is answered, who is refused, and by whom."""
 
 import re
+import shutil
 import socket
 import ssl
 import subprocess
@@ -35,12 +36,13 @@ UNNAMED = "127.0.0.3"
 
 
 @pytest.fixture(scope="module")
-def mutual(one_model: Path, authority, server_pair) -> Iterator[TritonServer]:
+def mutual(small_model: Path, tmp_path_factory, authority, server_pair) -> Iterator[TritonServer]:
     """On every address, with TLS that asks clients for a certificate, and an administrator's key."""
     security = Security(
         tls_cert=server_pair.certificate, tls_key=server_pair.key, client_ca=authority.file, admin_key=KEY
     )
-    with TritonServer(ServerOptions(repository=one_model, address="0.0.0.0", security=security, **FREE)) as server:
+    promoted = Path(shutil.copytree(small_model, tmp_path_factory.mktemp("promoted") / "repository"))
+    with TritonServer(ServerOptions(repository=promoted, address="0.0.0.0", security=security, **FREE)) as server:
         yield server
 
 
@@ -68,8 +70,8 @@ def refused(url: str, reason: str, **options: Path) -> None:
 
 
 @pytest.mark.server
-def test_client_that_shows_a_certificate_of_the_authority_is_answered(mutual, authority, client_pair, one_model):
-    session = onnx_file.open_session(one_model / SPEC.name / "1" / "model.onnx")
+def test_client_that_shows_a_certificate_of_the_authority_is_answered(mutual, authority, client_pair, small_model):
+    session = onnx_file.open_session(small_model / SPEC.name / "1" / "model.onnx")
     expected = onnx_file.run_session(session, example(SPEC))
     with LocalizationClient(at(mutual, NAMED), timeout_s=10, **tls(authority, client_pair)) as client:
         got, _ = client.infer(SPEC.name, example(SPEC))
@@ -87,7 +89,7 @@ def test_client_refuses_a_server_whose_certificate_names_another_host(mutual, au
 
 
 @pytest.mark.server
-def test_client_refuses_a_server_whose_certificate_has_expired(one_model, authority):
+def test_client_refuses_a_server_whose_certificate_has_expired(small_model, authority):
     expired = authority.issue("expired-server", ends=-timedelta(minutes=1))
     # The launcher would not start with it, but a certificate may also expire while it is served.
     given = (
@@ -95,7 +97,7 @@ def test_client_refuses_a_server_whose_certificate_has_expired(one_model, author
         f"--grpc-server-cert={expired.certificate}",
         f"--grpc-server-key={expired.key}",
     )
-    options = ServerOptions(repository=one_model, address=NAMED, extra_arguments=given, **FREE)
+    options = ServerOptions(repository=small_model, address=NAMED, extra_arguments=given, **FREE)
     with TritonServer(options) as server:
         refused(server.grpc_url, "CERTIFICATE_VERIFY_FAILED", **tls(authority, None))
 
@@ -201,12 +203,12 @@ def test_certificates_for_a_running_server_are_refused_when_files_are_missing(cl
 
 
 @pytest.mark.server
-def test_command_serves_with_tls_and_a_key(one_model, authority, server_pair, key_file, shown):
+def test_command_serves_with_tls_and_a_key(small_model, authority, server_pair, key_file, shown):
     np.savez(key_file.parent / "in.npz", **example(SPEC))
     out = key_file.parent / "out.npz"
     client = [sys.executable, "-m", "rfserve.clients.cli", "infer", SPEC.name, str(key_file.parent / "in.npz")]
     client += ["--root-certificates", str(authority.file), *shown, "--output-file", str(out)]
-    command = [sys.executable, "-m", "rfserve.server.cli", "exec", "--repository", str(one_model), "--address", NAMED]
+    command = [sys.executable, "-m", "rfserve.server.cli", "exec", "--repository", str(small_model), "--address", NAMED]
     command += ["--tls-cert", str(server_pair.certificate), "--tls-key", str(server_pair.key)]
     command += ["--client-ca", str(authority.file), "--admin-key-file", str(key_file)]
     command += ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--", *client]

@@ -188,7 +188,7 @@ def test_server_that_does_not_answer_is_ended(part_of, capfd):
 
 @pytest.mark.server
 def test_overloaded_model_is_left_alone_and_so_is_one_unloaded_on_purpose(part_of):
-    with serve(part_of(MODEL), replace(EAGER, deadline_s=1.5)) as service:
+    with serve(part_of(MODEL), replace(EAGER, interval_s=0.3, deadline_s=0.7)) as service:
         inputs, outputs = to_wire(MODEL, example(MODELS[MODEL], batch=16))
         sent, refused, answered, enough = 0, [], [], threading.Event()
 
@@ -197,7 +197,7 @@ def test_overloaded_model_is_left_alone_and_so_is_one_unloaded_on_purpose(part_o
 
         with triton.InferenceServerClient(service.server.grpc_url) as client:
             # First canaries wait in the queue beyond their deadline, then they are refused like everybody else.
-            for in_flight, seconds in ((100, 4), (250, 2)):
+            for in_flight, seconds in ((100, 2.5), (250, 1.5)):
                 end = time.monotonic() + seconds
                 while time.monotonic() < end:
                     if sent - len(refused) - len(answered) < in_flight:
