@@ -106,9 +106,10 @@ def _capacity(options: argparse.Namespace) -> int:
         tell(f"{found.question.model}, {found.question.budget}: {minutes(found.most_s)}")
         found = _measured(found, options)
     _keep(found, options)
-    for file in (options.html, options.svg):
-        if file is not None:
-            capacity_page.write(found, file)
+    if options.html is not None:
+        capacity_page.write(found, options.html)
+    if options.svg is not None and capacity_page.chart(found) is not None:
+        capacity_page.write(found, options.svg)
     print(capacity_text.text(found))
     return found.exit_code()
 
