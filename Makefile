@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo   export the models, serve them, locate RECORDING ($(RECORDING)), print the fix"
 	@echo "make test   run the tests        make lint   ruff and mypy"
-	@echo "make bench  print the ratios     make serve  serve $(REPOSITORY) until Ctrl-C"
+	@echo "make bench  ratios, and the README's table of them     make serve  serve $(REPOSITORY) until Ctrl-C"
 	@echo "make gpu-check   the networks on this machine's GPU (PYTHON: one with torch and timm)"
 	@echo "make bench-serving   overload, mixed requests, swaps, memory (SOAK_MINUTES=$(SOAK_MINUTES))"
 

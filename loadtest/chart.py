@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 Points = Sequence[tuple[float, float]]
 
-LEFT, RIGHT, TOP, BOTTOM = 54, 14, 22, 34
+LEFT, RIGHT, TOP, BOTTOM = 54, 14, 22, 38
 # A logarithmic axis pays when what matters spans more than this.
 LOG_FROM = 12.0
 
@@ -133,7 +133,7 @@ class Chart:
                 last = x
         shapes.append(f'<text class="axis" x="4" y="13">{html.escape(self.y.unit)}</text>')
         unit = html.escape(self.x.unit)
-        shapes.append(f'<text class="axis" x="{right}" y="{size.height - 3}" text-anchor="end">{unit}</text>')
+        shapes.append(f'<text class="axis" x="{right}" y="{size.height - 6}" text-anchor="end">{unit}</text>')
         return shapes
 
 

@@ -1,45 +1,40 @@
 """What changed from one run to another beyond noise: for each phase, model and figure."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from rfserve.export.spec.tensor import Array
 from rfserve.loadtest import validity
+from rfserve.loadtest.change import (
+    BAD,
+    CHANGED,
+    ERROR_MARGIN,
+    ERRORS,
+    THROUGHPUT,
+    UNDECIDED,
+    Change,
+    beyond_chance,
+    judge,
+    ratio,
+    unknown,
+)
 from rfserve.loadtest.errors import LoadTestError
 from rfserve.loadtest.measurement import Measurement, Run
-from rfserve.loadtest.noise import BLOCKS, Estimate, difference, estimates, mean, percentiles
+from rfserve.loadtest.noise import (
+    BLOCKS,
+    difference,
+    difference_of_shares,
+    estimates,
+    mean,
+    percentiles,
+)
 from rfserve.loadtest.repetitions import Repetitions, by_phase_and_model
 
 LATENCIES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0}
-THROUGHPUT, ERRORS = "throughput_hz", "error_rate"
-FASTER, SLOWER, BETTER, WORSE, SAME, UNDECIDED = "faster", "slower", "better", "worse", "same", "undecided"
-BAD = frozenset([SLOWER, WORSE])
 MARGIN = 0.1
-ERROR_MARGIN = 0.001
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """One figure of one model in one phase, before and after, with the 95 % interval of the change.
-
-    `change` is after / before, of `error_rate` after - before. `outcome` is `same` when the interval lies within the
-    margin, `faster` or `slower` (of errors: `better`, `worse`) when it lies on one side of no change, and `undecided`
-    otherwise; `reason` says why it is.
-    """
-
-    phase: str
-    model: str
-    figure: str
-    before: float
-    after: float
-    change: float
-    low: float
-    high: float
-    outcome: str
-    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +46,11 @@ class Comparison:
     margin: float
     changes: tuple[Change, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def changed(self) -> tuple[Change, ...]:
+        """What changed beyond noise."""
+        return tuple(c for c in self.changes if c.outcome in CHANGED)
 
     @property
     def is_worse(self) -> bool:
@@ -81,28 +81,25 @@ def compare(before: Run, after: Run, *, margin: float = MARGIN) -> Comparison:
         found = _changes(key, old[key], new[key], margin)
         invalid = [p for group in (old[key], new[key]) for p in validity.problems(group)]
         # What a generator that was too slow measured is no change of the server.
-        changes += [replace(c, outcome=UNDECIDED, reason=f"invalid: {invalid[0]}") for c in found] if invalid else found
+        if invalid:
+            found = [replace(c, outcome=UNDECIDED, chance=math.nan, reason=f"invalid: {invalid[0]}") for c in found]
+        changes += found
     return Comparison(
         before=f"{before.name}, {before.started}",
         after=f"{after.name}, {after.started}",
         margin=margin,
-        changes=tuple(changes),
+        changes=tuple(beyond_chance(changes)),
         warnings=(*_machine_warnings(before, after), *_plan_warnings(old, new)),
     )
 
 
 def _changes(key: tuple[str, str], old: Repetitions, new: Repetitions, margin: float) -> list[Change]:
     single = min(len(old), len(new)) == 1
-    found = _latency_changes(key, old, new, margin, single=single)
-    for figure, of, log in ((ERRORS, _errors, False), (THROUGHPUT, _rates, True)):
-        sides = [[of(m) for m in group] for group in (old, new)]
-        values = [float(np.concatenate(s).mean()) if all(r.size for r in s) else math.nan for s in sides]
-        if not all(math.isfinite(v) and (v > 0 or not log) for v in values):
-            found.append(_unknown(key, figure, values, "nothing was sent" if not log else "nothing was answered"))
-            continue
-        pair = [estimates(mean, s, log=log)[0] for s in sides]
-        found.append(_judge(key, figure, pair[0], pair[1], margin=margin, log=log, single=single))
-    return found
+    return [
+        *_latency_changes(key, old, new, margin, single=single),
+        _error_change(key, old, new, single=single),
+        _throughput_change(key, old, new, margin, single=single),
+    ]
 
 
 def _latency_changes(
@@ -111,94 +108,63 @@ def _latency_changes(
     sides = [[m.latency_s * 1e3 for m in group] for group in (old, new)]
     if not all(r.size and (r > 0).all() for s in sides for r in s):
         reason = "a repetition without an answer"
-        return [_unknown(key, figure, [math.nan, math.nan], reason) for figure in LATENCIES]
+        return [unknown(key, figure, [math.nan, math.nan], reason) for figure in LATENCIES]
     pairs = [estimates(percentiles(*LATENCIES.values()), s, log=True) for s in sides]
     found = []
     for (figure, percentile), before, after in zip(LATENCIES.items(), *pairs, strict=True):
-        judged = _judge(key, figure, before, after, margin=margin, log=True, single=single)
+        values = [math.exp(before.value), math.exp(after.value)]
         in_all, in_each = validity.samples_needed(percentile)
         if any(sum(r.size for r in s) < in_all or min(r.size for r in s) < in_each for s in sides):
             reason = f"it needs {in_all} answers in all and {in_each} in each repetition"
-            judged = _unknown(key, figure, [judged.before, judged.after], reason)
-        found.append(judged)
+            found.append(unknown(key, figure, values, reason))
+        else:
+            found.append(ratio(key, figure, values, difference(before, after), margin, single=single))
     return found
 
 
-def _judge(
-    key: tuple[str, str],
-    figure: str,
-    before: Estimate,
-    after: Estimate,
-    *,
-    margin: float,
-    log: bool,
-    single: bool,
+def _error_change(key: tuple[str, str], old: Repetitions, new: Repetitions, *, single: bool) -> Change:
+    parts = [[(m.failed, m.sent) for m in group] for group in (old, new)]
+    values = [_share(part) for part in parts]
+    if not all(math.isfinite(v) for v in values):
+        return unknown(key, ERRORS, values, "nothing was sent")
+    found = difference_of_shares(parts[0], parts[1], lambda share: share)
+    return judge(key, ERRORS, values, found, (-ERROR_MARGIN, ERROR_MARGIN), single=single)
+
+
+def _throughput_change(
+    key: tuple[str, str], old: Repetitions, new: Repetitions, margin: float, *, single: bool
 ) -> Change:
-    change, low, high = difference(before, after)
-    edge_low, edge_high = (-math.log1p(margin), math.log1p(margin)) if log else (-ERROR_MARGIN, ERROR_MARGIN)
-    more_is_worse = figure != THROUGHPUT
-    good, bad = (BETTER, WORSE) if figure == ERRORS else (FASTER, SLOWER)
-    reason = "more repetitions or longer ones decide it"
-    if edge_low <= low and high <= edge_high:
-        outcome = SAME
-    elif single:
-        outcome, reason = UNDECIDED, "one repetition says nothing of how much the next one differs"
-    elif low > 0 or high < 0:
-        outcome = bad if (low > 0) == more_is_worse else good
-    else:
-        outcome = UNDECIDED
-    shown = math.exp if log else float
-    return Change(
-        phase=key[0],
-        model=key[1],
-        figure=figure,
-        before=shown(before.value),
-        after=shown(after.value),
-        change=shown(change),
-        low=shown(low),
-        high=shown(high),
-        outcome=outcome,
-        reason=reason if outcome == UNDECIDED else "",
-    )
+    """Of a closed loop the good answers a second.
 
-
-def _unknown(key: tuple[str, str], figure: str, values: list[float], reason: str) -> Change:
-    return Change(
-        phase=key[0],
-        model=key[1],
-        figure=figure,
-        before=values[0],
-        after=values[1],
-        change=math.nan,
-        low=math.nan,
-        high=math.nan,
-        outcome=UNDECIDED,
-        reason=reason,
-    )
-
-
-def _rates(measurement: Measurement) -> Array:
-    """Good answers a second: in a closed loop those of equal parts of the window, the last one with what came after.
-
-    In an open loop how many requests there are is the schedule's chance: what the server adds is whether it answers
-    them, so there is one entry a request, the target rate or 0.
+    In an open loop how many requests there are is the schedule's chance: what the server adds is the share of them that
+    it answers.
     """
-    if measurement.target_rate_hz is not None:
-        return measurement.target_rate_hz * (1 - _failed(measurement.scheduled, measurement.answered))
+    asked = {m.target_rate_hz for m in (*old, *new)}
+    reason = "another rate was asked for" if len(asked) > 1 else "nothing was answered"
+    if len(asked) > 1 or not all(any(m.answered for m in group) for group in (old, new)):
+        values = [float(np.mean([m.goodput_hz for m in group])) for group in (old, new)]
+        return unknown(key, THROUGHPUT, values, reason)
+    (rate_hz,) = asked
+    if rate_hz is None:
+        pair = [estimates(mean, [_answers_hz(m) for m in group], log=True)[0] for group in (old, new)]
+        values = [math.exp(e.value) for e in pair]
+        return ratio(key, THROUGHPUT, values, difference(pair[0], pair[1]), margin, single=single)
+    parts = [[(m.scheduled - m.answered, m.scheduled) for m in group] for group in (old, new)]
+    values = [rate_hz * (1 - _share(part)) for part in parts]
+    found = difference_of_shares(parts[0], parts[1], lambda failed: math.log1p(-failed) if failed < 1 else -math.inf)
+    return ratio(key, THROUGHPUT, values, found, margin, single=single)
+
+
+def _answers_hz(measurement: Measurement) -> Array:
+    """Good answers a second in equal parts of the window, the last one with what came after it."""
     part = np.clip(measurement.done_s / measurement.duration_s * BLOCKS, 0, BLOCKS - 1).astype(np.int64)
     return np.bincount(part, minlength=BLOCKS) * (BLOCKS / measurement.duration_s)
 
 
-def _errors(measurement: Measurement) -> Array:
-    """1 for a failed request, else 0."""
-    return _failed(measurement.sent, measurement.answered)
-
-
-def _failed(count: int, answered: int) -> Array:
-    """1 for each of `count` that was not answered, else 0. Which ones is not known: they are taken as independent."""
-    failed = np.zeros(count)
-    failed[answered:] = 1
-    return np.random.default_rng(0).permutation(failed)
+def _share(part: Sequence[tuple[int, int]]) -> float:
+    """Failed of all; NaN of none."""
+    count = sum(n for _, n in part)
+    return sum(f for f, _ in part) / count if count else math.nan
 
 
 def _machine_warnings(before: Run, after: Run) -> list[str]:

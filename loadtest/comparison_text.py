@@ -4,7 +4,18 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from rfserve.loadtest.comparison import BAD, BETTER, ERRORS, FASTER, SAME, UNDECIDED, Change, Comparison
+from rfserve.loadtest.change import (
+    BAD,
+    BETTER,
+    ERROR_MARGIN,
+    ERRORS,
+    FASTER,
+    MOST_NOISE,
+    SAME,
+    UNDECIDED,
+    Change,
+)
+from rfserve.loadtest.comparison import Comparison
 
 MARKS = {**dict.fromkeys(BAD, "▲"), FASTER: "▼", BETTER: "▼", SAME: "=", UNDECIDED: "?"}
 
@@ -21,7 +32,7 @@ def as_text(comparison: Comparison) -> str:
         ]
         lines.append("  ".join(texts).rstrip())
     lines += [f"warning: {w}" for w in comparison.warnings]
-    return "\n".join([*lines, _summary(comparison)]) + "\n"
+    return "\n".join([*lines, "", *_changed(comparison), _summary(comparison)]) + "\n"
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -34,7 +45,8 @@ def as_markdown(comparison: Comparison) -> str:
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     warnings = "".join(f"- warning: {_escaped(w)}\n" for w in comparison.warnings)
     heads = f"{_escaped(comparison.before)} → {_escaped(comparison.after)}"
-    return f"{heads}\n\n{table}\n\n{warnings}{chr(10) if warnings else ''}{_summary(comparison)}\n"
+    changed = "".join(f"- {_escaped(line)}\n" for line in _changed(comparison))
+    return f"{heads}\n\n{changed}\n{table}\n\n{warnings}{chr(10) if warnings else ''}{_summary(comparison)}\n"
 
 
 def _cells(change: Change) -> list[str]:
@@ -69,10 +81,23 @@ def _points(value: float) -> str:
     return f"{100 * value:+.2f} points"
 
 
+def _changed(comparison: Comparison) -> list[str]:
+    """A line for each change beyond noise, in words."""
+    found = []
+    for change in comparison.changed:
+        moved = _cells(change)[5].removesuffix(" x")
+        by = moved if change.figure == ERRORS else f"x {moved}"
+        found.append(f"{change.outcome}: {change.phase} {change.model} {change.figure} {by}")
+    return found or ["nothing changed beyond noise"]
+
+
 def _summary(comparison: Comparison) -> str:
     counts = Counter(c.outcome for c in comparison.changes)
     said = ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
-    return f"{said}; same means within {comparison.margin:.0%} with 95 % confidence"
+    return (
+        f"{said}. Same: within {comparison.margin:.0%} ({100 * ERROR_MARGIN:g} points of errors) with 95 % confidence. "
+        f"Of all changes told, {MOST_NOISE:.0%} at most are noise."
+    )
 
 
 def _escaped(text: str) -> str:

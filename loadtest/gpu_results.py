@@ -94,5 +94,5 @@ class GpuResults:
             given |= {"machine": Machine(**given["machine"]), "peaks": Peaks(**given["peaks"])}
             given |= {"rows": tuple(Row(**r) for r in given["rows"]), "not_run": tuple(given["not_run"])}
             return cls(**given)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise LoadTestError(f"{file}: no results of gpu_check: {type(error).__name__}: {error}") from error

@@ -187,11 +187,9 @@ class Run:
         """A run as `write` left it; `LoadTestError` for a file that is no run, or of a newer rfserve."""
         try:
             document = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise LoadTestError(f"cannot read {file}: {error}; expected the JSON of a run") from error
-        schema = document.get("schema") if isinstance(document, dict) else None
-        if schema != SCHEMA:
-            raise LoadTestError(f"{file}: got schema {schema!r}; expected {SCHEMA}: is it a run, of this rfserve?")
+        except (OSError, ValueError, RecursionError) as error:
+            raise LoadTestError(f"cannot read {file}: {error}; expected the whole JSON of a run") from error
+        _check(file, document)
         try:
             return cls(
                 name=document["name"],
@@ -202,8 +200,20 @@ class Run:
                 plan=document["plan"],
                 measurements=tuple(_from_json(m) for m in document["measurements"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        # Whatever another program, or a hand, put where numbers, lists and objects belong.
+        except (LoadTestError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise LoadTestError(f"{file}: is no complete run: {type(error).__name__}: {error}") from error
+
+
+def _check(file: Path, document: Any) -> None:
+    """Refuse what is no run, and what another rfserve wrote."""
+    if not isinstance(document, dict) or "schema" not in document or "measurements" not in document:
+        raise LoadTestError(f"{file}: holds no run; expected what `rfserve-loadtest check --json` writes")
+    schema = document["schema"]
+    if schema != SCHEMA:
+        is_newer = isinstance(schema, int) and schema > SCHEMA
+        what = "a newer rfserve wrote it; read it with that one" if is_newer else "measure again with this rfserve"
+        raise LoadTestError(f"{file}: got schema {schema!r}; expected {SCHEMA}: {what}")
 
 
 def percentile_ms(latencies_s: Array, percentile: float) -> float:

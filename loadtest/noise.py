@@ -9,10 +9,14 @@ larger one counts:
 - blocks of consecutive samples are drawn within each repetition (Carlstein 1986, Annals of Statistics 14, 1171-1179),
   because requests that wait in one queue are not independent. This alone is left when there is one repetition.
 
-Intervals from it are Student's, as few repetitions say little of how much they vary (Kalibera and Jones 2013, Rigorous
+A share of failures has its own: that of independent requests (Clopper and Pearson, Biometrika 26, 1934, put together as
+in Newcombe 1998, Statistics in Medicine 17, 873-890), because a bootstrap of no failures knows of none.
+
+Intervals are Student's, as few repetitions say little of how much they vary (Kalibera and Jones 2013, Rigorous
 Benchmarking in Reasonable Time, ISMM, 63-74).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +24,7 @@ import numpy as np
 from scipy import special
 
 from rfserve.export.spec.tensor import Array
+from rfserve.loadtest import interval
 from rfserve.loadtest.errors import LoadTestError
 
 DRAWS = 300
@@ -29,6 +34,8 @@ CHUNK = 4_000_000
 
 # Samples (n) and how often each is drawn, int64 (draws, n), to figures (draws, …).
 Figure = Callable[[Array, Array], Array]
+# Of each repetition, how many requests failed of how many.
+Shares = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,19 @@ class Estimate:
     value: float
     error: float
     freedom: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Of a figure, with the ends of its 95 % interval.
+
+    `chance` is how often noise alone makes one as large.
+    """
+
+    change: float
+    low: float
+    high: float
+    chance: float
 
 
 def percentiles(*wanted: float) -> Figure:
@@ -80,15 +100,71 @@ def estimates(figure: Figure, repetitions: Sequence[Array], *, log: bool = False
     return [Estimate(value=float(v), error=float(e), freedom=count - 1) for v, e in zip(values, errors, strict=True)]
 
 
-def difference(before: Estimate, after: Estimate, *, confidence: float = 0.95) -> tuple[float, float, float]:
-    """`after` - `before` with the ends of its interval, by Welch's t with Satterthwaite's degrees of freedom."""
+def difference(before: Estimate, after: Estimate) -> Difference:
+    """`after` - `before` by Welch's t with Satterthwaite's degrees of freedom."""
     change = after.value - before.value
     squares = before.error**2, after.error**2
     if sum(squares) == 0:
-        return change, change, change
+        return Difference(change=change, low=change, high=change, chance=float(change == 0))
     freedom = sum(squares) ** 2 / (squares[0] ** 2 / before.freedom + squares[1] ** 2 / after.freedom)
-    reach = float(special.stdtrit(freedom, (1 + confidence) / 2)) * sum(squares) ** 0.5
-    return change, change - reach, change + reach
+    error = sum(squares) ** 0.5
+    reach = float(special.stdtrit(freedom, (1 + interval.CONFIDENCE) / 2)) * error
+    chance = 2 * float(special.stdtr(freedom, -abs(change) / error))
+    return Difference(change=change, low=change - reach, high=change + reach, chance=chance)
+
+
+def difference_of_shares(before: Shares, after: Shares, scale: Callable[[float], float]) -> Difference:
+    """The same for requests that failed, (failed, of how many) for each repetition.
+
+    `scale` is applied to shares and is monotonic. `chance` is NaN when nothing failed: there is nothing to tell apart.
+    """
+    counts = [(sum(f for f, _ in side), sum(n for _, n in side)) for side in (before, after)]
+    value = [scale(failed / count) for failed, count in counts]
+    ends = [sorted(scale(end) for end in interval.of_shares(side)) for side in (before, after)]
+    change = value[1] - value[0]
+    down = math.hypot(value[1] - ends[1][0], ends[0][1] - value[0])
+    up = math.hypot(ends[1][1] - value[1], value[0] - ends[0][0])
+    chance = max(_chance_of_counts(*counts), _chance_of_shares(before, after))
+    return Difference(change=change, low=change - down, high=change + up, chance=chance)
+
+
+def _chance_of_counts(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """When each request fails or not for itself: Przyborowski and Wilenski, Biometrika 31 (1940), 313-323.
+
+    It is for what is rare: of the failed and the answered, those that are fewer count.
+    """
+    failed = before[0], after[0]
+    rare = min(failed, (before[1] - before[0], after[1] - after[0]), key=sum)
+    total, part = sum(rare), after[1] / (before[1] + after[1])
+    if not sum(failed):
+        return math.nan
+    tails = special.bdtr(rare[1], total, part), special.bdtrc(rare[1] - 1, total, part) if rare[1] else 1.0
+    return min(1.0, 2 * float(min(tails)))
+
+
+def _chance_of_shares(before: Shares, after: Shares) -> float:
+    """When failures come in bursts, so that repetitions differ; 0 with one repetition, which says nothing of it."""
+    sides = [[f / n for f, n in side if n] for side in (before, after)]
+    if min(map(len, sides)) < 2:
+        return 0.0
+    pair = [
+        Estimate(value=float(np.mean(s)), error=float(np.std(s, ddof=1)) / len(s) ** 0.5, freedom=len(s) - 1)
+        for s in sides
+    ]
+    return difference(pair[0], pair[1]).chance
+
+
+def together(chances: Sequence[float]) -> list[float]:
+    """`chance` of each of several differences when all that stay below a limit are told: that share of them is noise.
+
+    Benjamini and Hochberg 1995, Journal of the Royal Statistical Society B 57, 289-300.
+    """
+    values = np.asarray(chances, float)
+    order = np.argsort(values)[::-1]
+    ranks = np.arange(values.size, 0, -1)
+    found = np.empty(values.size)
+    found[order] = np.minimum.accumulate(values[order] * values.size / ranks) if values.size else values
+    return [float(v) for v in found]
 
 
 def _spread(figure: Figure, samples: Array, scale: Callable[[Array], Array], draw: Callable[[int], Array]) -> Array:

@@ -22,6 +22,8 @@ WAYS = {
     INSTANCE: "ONNX Runtime, one core",
     TRITON: "Triton, round trip",
 }
+# What a figure depends on besides rfserve itself.
+TOOLS = ("torch", "onnxruntime", "triton")
 BEGIN = "<!-- performance: written by `rfserve-loadtest table --write README.md` -->"
 END = "<!-- end of performance -->"
 
@@ -45,8 +47,10 @@ class Spread:
 class Case:
     """One model in one precision, every way of it measured in turn in the same rounds of one run.
 
-    `rounds_ms` holds, for each way, the median time of a request in each round, `rounds_hz` the rows a second of a
-    saturated Triton. `eager` and `heimdall_loop` are in FP32 whatever the precision; a model without a loop has none.
+    `versions` are those of torch, onnxruntime and triton, `revision` is rfserve's own: the cases of one file may come
+    from several runs. `rounds_ms` holds, for each way, the median time of a request in each round, `rounds_hz` the rows
+    a second of a saturated Triton. `eager` and `heimdall_loop` are in FP32 whatever the precision; a model without a
+    loop has none.
     """
 
     model: str
@@ -54,6 +58,7 @@ class Case:
     precision: str
     date: str
     revision: str
+    versions: Mapping[str, str]
     in_flight: int
     rounds_ms: Mapping[str, tuple[float, ...]]
     rounds_hz: tuple[float, ...]
@@ -155,7 +160,7 @@ class Performance:
                 machine=Machine(**document["machine"]),
                 cases=tuple(Case.from_dict(c) for c in document["cases"]),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise LoadTestError(f"{file}: no results of `make bench`: {type(error).__name__}: {error}") from error
 
 
@@ -205,9 +210,8 @@ def between_markers(document: str, results: Iterable[Performance]) -> str:
 
 def _note(results: Performance) -> str:
     machine = results.machine
-    tools = ", ".join(
-        f"{name} {machine.versions[name]}" for name in ("torch", "onnxruntime", "triton") if name in machine.versions
-    )
+    used = {name: sorted({c.versions[name] for c in results.cases if name in c.versions}) for name in TOOLS}
+    tools = ", ".join(f"{name} {' and '.join(versions)}" for name, versions in used.items() if versions)
     dates = sorted({c.date[:10] for c in results.cases})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     rounds = sorted({len(c.rounds_hz) for c in results.cases})

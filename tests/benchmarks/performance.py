@@ -35,7 +35,8 @@ from rfserve.export.spec import GRAPHS, ModelSpec, example
 from rfserve.export.spec.precision import FP32, INT8
 from rfserve.export.spec.queueing import Priority
 from rfserve.loadtest.machine import describe
-from rfserve.loadtest.performance import DIRECT, EAGER, INSTANCE, LOOP, TRITON, Case, Performance
+from rfserve.loadtest.measurement import Machine
+from rfserve.loadtest.performance import DIRECT, EAGER, INSTANCE, LOOP, TOOLS, TRITON, Case, Performance
 from rfserve.server.process import ServerOptions, TritonServer
 
 RESULTS = Path(__file__).parents[2] / "loadtest" / "results"
@@ -141,8 +142,8 @@ def loop_of(built: Built, spec: ModelSpec) -> Callable[[], object] | None:
     return run
 
 
-def measure(subject: Subject, graphs: Path, *, rounds: int) -> tuple[list[Case], str]:
-    """Every way of a model, in turn; and the version of Triton."""
+def measure(subject: Subject, graphs: Path, *, rounds: int, revision: str) -> tuple[list[Case], Machine]:
+    """Every way of a model, in turn; and what it was measured on."""
     spec = GRAPHS[subject.model]
     inputs = example(spec, active=10)
     requests = [serialised(spec.name, example(spec, active=10, seed=s), priority=Priority.BULK) for s in range(8)]
@@ -177,7 +178,8 @@ def measure(subject: Subject, graphs: Path, *, rounds: int) -> tuple[list[Case],
                 round_s = max(ROUND_S, ROUND_REQUESTS * found_ms[precision][TRITON][-1] / 1e3)
                 rate_hz = asyncio.run(saturated_hz(urls[precision], requests, round_s))
                 found_hz[precision].append(round(rate_hz, 2))
-    revision = describe(triton).versions.get("revision", "")
+    here = describe(triton)
+    machine = replace(here, versions={**here.versions, "torch": installed_version("torch"), "revision": revision})
     cases = [
         Case(
             model=subject.model,
@@ -185,13 +187,14 @@ def measure(subject: Subject, graphs: Path, *, rounds: int) -> tuple[list[Case],
             precision=precision,
             date=started,
             revision=revision,
+            versions={name: machine.versions[name] for name in TOOLS},
             in_flight=IN_FLIGHT,
             rounds_ms={way: tuple(times) for way, times in found_ms[precision].items()},
             rounds_hz=tuple(found_hz[precision]),
         )
         for precision in subject.precisions
     ]
-    return cases, triton
+    return cases, machine
 
 
 def cores() -> int:
@@ -217,21 +220,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(cores())
     chosen = [s for s in SUBJECTS if options.models is None or s.model in options.models]
+    # Before the results change: a kept file would mark the tree as dirty.
+    revision = describe("").versions.get("revision", "")
     with tempfile.TemporaryDirectory(prefix="rfserve-bench-") as name:
         graphs = options.graphs or Path(name)
         for subject in chosen:
             prepare(subject, graphs)
             if not options.prepare:
-                cases, triton = measure(subject, graphs, rounds=options.rounds)
+                cases, machine = measure(subject, graphs, rounds=options.rounds, revision=revision)
                 for case in cases:
                     show_case(case)
-                keep(cases, options.output, triton)
+                keep(cases, options.output, machine)
 
 
-def keep(cases: Sequence[Case], file: Path, triton: str) -> None:
+def keep(cases: Sequence[Case], file: Path, machine: Machine) -> None:
     """Put the cases into the file, in the place of older ones."""
-    here = describe(triton)
-    machine = replace(here, versions={**here.versions, "torch": installed_version("torch")})
     if file.is_file():
         Performance.read(file).with_cases(machine, cases).write(file)
     else:

@@ -21,7 +21,13 @@ def case(**given):
     rounds_ms = {EAGER: (40.0, 44.0, 60.0), DIRECT: (10.0, 11.0, 12.0), INSTANCE: (16.0, 16.0, 16.0)}
     rounds_ms |= {TRITON: (20.0, 22.0, 20.0), LOOP: (80.0, 88.0, 90.0)}
     fields = {"model": "heimdall_net", "kind": "mbconv", "precision": "fp32", "date": "2026-01-02T03:04:05+00:00"}
-    fields |= {"revision": "abc", "in_flight": 8, "rounds_ms": rounds_ms, "rounds_hz": (100.0, 120.0, 50.0)}
+    fields |= {
+        "revision": "abc",
+        "versions": {"torch": "2.0", "triton": "2.51.0"},
+        "in_flight": 8,
+        "rounds_ms": rounds_ms,
+        "rounds_hz": (100.0, 120.0, 50.0),
+    }
     return Case(**(fields | given))
 
 
@@ -80,7 +86,13 @@ def test_table_says_what_was_measured_on_what(results):
     assert "44.0 ms" in text
     assert "11.0 ms · 4.00× (4.00-5.00)" in text
     assert "100 rows/s · 4.00× (3.00-5.28)" in text
-    assert "2 cores of Some CPU, 16 GiB" in text
+    assert "2 cores of Some CPU, 16 GiB; torch 2.0, triton 2.51.0; 2026-01-02" in text
+
+
+def test_table_names_every_version_that_its_cases_ran_on():
+    later = case(precision="int8", date="2026-02-03T04:05:06+00:00", versions={"torch": "2.1", "triton": "2.51.0"})
+    text = performance.table(Performance(device="cpu-2core", machine=MACHINE, cases=(case(), later)))
+    assert "torch 2.0 and 2.1, triton 2.51.0; 2026-01-02 to 2026-02-03" in text
 
 
 def test_a_document_without_markers_is_refused(results):
@@ -96,13 +108,14 @@ def test_every_way_of_a_network_is_measured_in_one_run(repository, tmp_path, mon
     subject = benchmark.Subject(model="heimdall_net", encoder_order="mbconv")
     shutil.copytree(repository / "heimdall_net", subject.repository(tmp_path, "fp32") / "heimdall_net")
     benchmark.prepare(subject, tmp_path)
-    (found,), triton = benchmark.measure(subject, tmp_path, rounds=2)
+    (found,), machine = benchmark.measure(subject, tmp_path, rounds=2, revision="abc")
     assert set(found.rounds_ms) == set(performance.WAYS)
-    assert triton.startswith("2.")
+    assert found.versions["triton"].startswith("2.")
+    assert (found.revision, machine.versions["revision"]) == ("abc", "abc")
     assert found.saturated_hz.low > 1
     file = tmp_path / "cpu-2core.json"
-    benchmark.keep([found], file, triton)
-    benchmark.keep([found], file, triton)
+    benchmark.keep([found], file, machine)
+    benchmark.keep([found], file, machine)
     assert Performance.read(file).cases == (found,)
     # One receiver after the other is slower than all at once, whatever else this machine does.
     assert found.speed(LOOP).p50 < 1

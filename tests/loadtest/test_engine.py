@@ -1,0 +1,214 @@
+"""Plans carried out by real Locust processes against a real tritonserver: verdicts, workers, counts."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rfserve.loadtest import cli, failure
+from rfserve.loadtest.endpoint import Endpoint, key_of
+from rfserve.loadtest.engine import Engine
+from rfserve.loadtest.errors import LoadTestError
+from rfserve.loadtest.measurement import Run
+from rfserve.loadtest.plan import Phase, Plan, Stream
+from rfserve.server.process import ServerOptions, TritonServer
+from rfserve.server.security import Security
+
+pytestmark = pytest.mark.server
+
+KEY = "of-the-administrator=with/some+signs=="
+# Two cores that the server, the generator and other tests share are no place for tight limits.
+WIDE = "p50_ms = 2000\np95_ms = 3000\np99_ms = 5000\nerror_rate = 0.2"
+NARROW = "p50_ms = 0.001\np95_ms = 3000\np99_ms = 5000\nerror_rate = 0.2"
+
+
+def plan_file(folder: Path, budget: str, *, rate_hz: float = 20, duration_s: float = 2, figures: str = "") -> Path:
+    file = folder / "mine.toml"
+    file.write_text(
+        f'device = "cpu-2core"\nrepetitions = 2\nwarm_up_s = 0.5\n{figures}\n'
+        f'[budgets.mel_features]\n{budget}\n[[phases]]\nname = "steady"\nduration_s = {duration_s}\n'
+        f'streams = [{{ model = "mel_features", rate_hz = {rate_hz} }}]\n'
+    )
+    return file
+
+
+FEW = 'figures = ["p50_ms", "error_rate", "throughput_hz"]'
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with Engine(processes=2) as running:
+        yield running
+
+
+def test_budgets_that_hold_pass_and_are_written(server, repository, tmp_path, capsys):
+    plan, file = plan_file(tmp_path, WIDE, figures=FEW), tmp_path / "run.json"
+    options = ["--url", server.grpc_url, "--repository", str(repository), "--json", str(file)]
+    code = cli.main(["check", str(plan), *options])
+    shown = capsys.readouterr()
+    assert code == 0, shown.out
+    assert "repetition 2 of 2: steady" in shown.err
+    assert shown.out.count("PASS") == 1
+    run = Run.read(file)
+    assert [m.repetition for m in run.measurements] == [0, 1]
+    for measurement in run.measurements:
+        assert (measurement.version, measurement.precision) == ("1", "fp32")
+        assert measurement.scheduled == measurement.sent == measurement.answered == 40
+        assert 0 <= measurement.due_s[0] <= measurement.due_s[-1] < 2
+        # Later than due, and by the same clock.
+        assert (measurement.sent_s >= measurement.due_s - 1e-6).all()
+        assert (measurement.done_s > measurement.sent_s).all()
+        split = measurement.server
+        assert split is not None
+        assert 0.9 * measurement.answered <= split.requests <= 1.5 * measurement.answered
+        assert 1 <= split.mean_batch < 2
+        assert 0 < split.compute_ms < measurement.latency_ms(100)
+        assert 0 < measurement.generator.cpu_share < 0.9
+    # Every repetition has a schedule of its own.
+    assert not np.array_equal(run.measurements[0].due_s, run.measurements[1].due_s)
+    assert {"triton", "locust", "rfserve"} <= set(run.machine.versions)
+
+
+def test_budget_that_is_broken_fails(server, tmp_path, capsys):
+    code = cli.main(["check", str(plan_file(tmp_path, NARROW, figures=FEW)), "--url", server.grpc_url])
+    shown = capsys.readouterr().out
+    assert code == 1, shown
+    assert re.search(r"-> p50_ms .* is over the budget of 0.001", shown)
+
+
+def test_rate_beyond_the_generator_is_invalid(server, tmp_path, capsys):
+    plan = plan_file(tmp_path, WIDE, rate_hz=20_000, duration_s=0.5, figures=FEW)
+    code = cli.main(["check", str(plan), "--url", server.grpc_url])
+    shown = capsys.readouterr().out
+    # Whatever the server made of it, this says nothing about the server.
+    assert code == 3, shown
+    assert "INVALID" in shown
+    assert "requests a second went out (at least 99%)" in shown
+
+
+def test_command_that_cannot_run_is_neither_pass_nor_fail(server, tmp_path, capsys):
+    for arguments, message in (
+        (["check", "nothing-of-that-name"], "no plan 'nothing-of-that-name'"),
+        (["check", "smoke", "--url", "nowhere"], "expected host:port"),
+        (["check", "smoke", "--models", "locate"], "no phase of locate alone"),
+        (["check", "smoke", "--master"], "--expect-workers"),
+        (["check", "smoke", "--admin-key-file", str(tmp_path / "none")], "expected the server's --admin-key-file"),
+    ):
+        assert cli.main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def closed(users: int, duration_s: float = 1.0) -> Plan:
+    phase = Phase(name="closed", duration_s=duration_s, streams=(Stream(model="mel_features", users=users),))
+    return Plan(name="x", device="cpu-2core", phases=(phase,), repetitions=1, warm_up_s=0.3, timeout_s=2)
+
+
+def test_workers_share_one_schedule_and_one_closed_loop(server, engine):
+    streams = (Stream(model="mel_features", rate_hz=25), Stream(model="heimdall_net", users=3))
+    plan = Plan(
+        name="x",
+        device="cpu-2core",
+        phases=(Phase(name="both", duration_s=2, streams=streams),),
+        repetitions=1,
+        warm_up_s=0.3,
+    )
+    with Engine(processes=1) as alone:
+        (single, _), (shared, users) = (
+            e.run(plan, Endpoint(url=server.grpc_url)).measurements for e in (alone, engine)
+        )
+    assert (shared.generator.processes, single.generator.processes) == (2, 1)
+    assert shared.sent == single.sent == 50
+    # To the microsecond: the times are split between the workers, not drawn again.
+    np.testing.assert_array_equal(shared.due_s, single.due_s)
+    assert users.loop == "closed"
+    assert users.answered > 10
+    # Three of them wait for answers at any time, so that no more than three are in flight.
+    starts = np.concatenate(
+        [np.c_[users.sent_s, np.ones(users.answered)], np.c_[users.done_s, -np.ones(users.answered)]]
+    )
+    assert np.cumsum(starts[np.lexsort((starts[:, 1], starts[:, 0])), 1]).max() == 3
+
+
+def test_server_that_is_away_fails_and_has_no_latency(engine):
+    with closing(socket.socket()) as holder:
+        holder.bind(("127.0.0.1", 0))
+        url = f"127.0.0.1:{holder.getsockname()[1]}"
+        phase = Phase(name="away", duration_s=1, streams=(Stream(model="mel_features", rate_hz=20),))
+        plan = Plan(name="x", device="cpu-2core", phases=(phase,), repetitions=1, warm_up_s=0, timeout_s=1)
+        (found,) = engine.run(plan, Endpoint(url=url)).measurements
+    assert (found.sent, found.answered, found.server) == (20, 0, None)
+    assert set(found.failures) <= {failure.UNAVAILABLE, failure.DEADLINE}
+
+
+def test_deadline_counts_as_such(server, engine):
+    phase = Phase(name="short", duration_s=1, streams=(Stream(model="locate", rate_hz=20),))
+    plan = Plan(name="x", device="cpu-2core", phases=(phase,), repetitions=1, warm_up_s=0, timeout_s=0.002)
+    (found,) = engine.run(plan, Endpoint(url=server.grpc_url)).measurements
+    assert found.sent == 20
+    assert found.failed > 0
+    assert set(found.failures) <= {failure.DEADLINE, failure.EXPIRED}
+
+
+def test_problem_of_a_worker_ends_the_run_with_its_words(server, engine, tmp_path):
+    plan = closed(1).to_dict()
+    plan["phases"][0]["streams"][0]["mix"]["events"] = str(tmp_path)
+    with pytest.raises(LoadTestError, match="holds no .sigmf-collection; expected a folder of events on this host"):
+        engine.run(Plan.from_dict(plan), Endpoint(url=server.grpc_url))
+    # And the next one is carried out.
+    assert engine.run(closed(1), Endpoint(url=server.grpc_url)).measurements[0].answered > 0
+
+
+def test_statistics_of_a_closed_server_need_the_key(repository, engine, tmp_path):
+    options = ServerOptions(
+        repository=repository,
+        models=("mel_features",),
+        grpc_port=0,
+        http_port=0,
+        metrics_port=0,
+        security=Security(open_admin=True),
+        extra_arguments=(f"--grpc-restricted-protocol=statistics:admin-key={KEY}",),
+    )
+    (tmp_path / "key").write_text(KEY + "\n")
+    with TritonServer(options) as server:
+        without = engine.run(closed(1), Endpoint(url=server.grpc_url)).measurements[0]
+        given = Endpoint(url=server.grpc_url, admin_key=key_of(tmp_path / "key"))
+        with_key = engine.run(closed(1), given).measurements[0]
+    assert without.server is None
+    assert "give --admin-key-file" in without.server_note
+    assert with_key.server is not None
+    assert given.to_dict()["admin_key"] is None
+
+
+def test_master_waits_for_workers_of_other_hosts(server, tmp_path):
+    with closing(socket.socket()) as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = str(holder.getsockname()[1])
+    script = [sys.executable, "-m", "rfserve.loadtest.cli"]
+    plan, file = plan_file(tmp_path, WIDE, figures=FEW, duration_s=1.5), tmp_path / "run.json"
+    options = ["--master", "--expect-workers", "2", "--master-bind-host", "127.0.0.1", "--master-port", port]
+    options += ["--url", server.grpc_url, "--json", str(file)]
+    worker = [*script, "worker", "--master-host", "127.0.0.1", "--master-port", port]
+    workers = [subprocess.Popen(worker, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        done = subprocess.run(
+            [*script, "check", str(plan), *options], capture_output=True, text=True, timeout=60, check=False
+        )
+        # The master sends them home.
+        ended = [w.wait(20) for w in workers]
+    finally:
+        for process in workers:
+            process.kill()
+            process.communicate()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ended == [0, 0]
+    document = json.loads(file.read_text())
+    assert [m["generator"]["processes"] for m in document["measurements"]] == [2, 2]
+    assert all(m["sent"] == 30 for m in document["measurements"])
+    with pytest.raises(LoadTestError, match="expected one or more together"):
+        Engine(processes=0)
