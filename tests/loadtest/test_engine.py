@@ -158,7 +158,7 @@ def test_deadline_counts_as_such(server, engine):
 def test_problem_of_a_worker_ends_the_run_with_its_words(server, engine, tmp_path):
     plan = closed(1).to_dict()
     plan["phases"][0]["streams"][0]["mix"]["events"] = str(tmp_path)
-    with pytest.raises(LoadTestError, match="holds no .sigmf-collection; expected a folder of events on this host"):
+    with pytest.raises(LoadTestError, match=r"holds no .sigmf-collection; expected a folder of events on this host"):
         engine.run(Plan.from_dict(plan), Endpoint(url=server.grpc_url))
     # And the next one is carried out.
     assert engine.run(closed(1), Endpoint(url=server.grpc_url)).measurements[0].answered > 0
