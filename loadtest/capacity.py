@@ -122,15 +122,20 @@ def question(model: str, device: str, *, percentile: float = 99.0, budget_ms: fl
 
 
 def search(
-    model: str, device: str, *, resolution: float, start_hz: float | None = None, **ends: float | None
+    model: str,
+    device: str,
+    *,
+    resolution: float,
+    start_hz: float | None = None,
+    lowest_hz: float | None = None,
+    highest_hz: float | None = None,
 ) -> Search:
-    """From the rate that the spec promises on, unless `start_hz` says else; `ends` may be lowest_hz and highest_hz."""
+    """From the rate that the spec promises on, and as far down and up as is usual, where nothing else is said."""
     start = find(model).budgets[device].rate_hz if start_hz is None else start_hz
-    lowest, highest = ends.get("lowest_hz"), ends.get("highest_hz")
     return Search(
         start_hz=start,
-        lowest_hz=rounded(LOWEST_SHARE * start) if lowest is None else lowest,
-        highest_hz=rounded(HIGHEST_TIMES * start) if highest is None else highest,
+        lowest_hz=rounded(LOWEST_SHARE * start) if lowest_hz is None else lowest_hz,
+        highest_hz=rounded(HIGHEST_TIMES * start) if highest_hz is None else highest_hz,
         resolution=resolution,
     )
 

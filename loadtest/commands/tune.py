@@ -4,7 +4,6 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,9 +89,11 @@ def _tune(options: argparse.Namespace) -> int:
     if options.json is not None:
         found.write(options.json)
     print(found.text())
+    best = found.best
     if options.write:
         _write(found, options)
-    best = found.best
+    elif best is not None and best is not found.present and best.capacity_hz:
+        print(f"to keep it: rfserve-export {' '.join(_place_arguments(best.candidate, options))}")
     if best is None:
         return UNPROVEN
     return OK if best.capacity_hz else BROKEN
@@ -196,21 +197,22 @@ def search_of(tried: Tried, resolution: float) -> Search:
 
 
 def _write(found: Tuning, options: argparse.Namespace) -> None:
+    """Have the exporter write the best: it alone writes configurations, and this package may not use it."""
     best = found.best
     if best is None or best is found.present or not best.capacity_hz:
         print("nothing was written: the configuration stays as it is")
         return
-    target = DEVICES[options.device].target
-    arguments = place_arguments(options.model, target, best.candidate, options.repository)
+    arguments = _place_arguments(best.candidate, options)
+    # What it prints has to come after what was printed here.
+    sys.stdout.flush()
     done = subprocess.run([sys.executable, "-m", "rfserve.export.cli", *arguments], check=False)
     if done.returncode:
         raise LoadTestError(
             f"nothing was written; where the export extra is installed, `rfserve-export {' '.join(arguments)}` does"
         )
-    print(f"written: configs/{target}.pbtxt of {options.model} in {options.repository}")
 
 
-def place_arguments(model: str, target: str, best: Candidate, repository: Path) -> Sequence[str]:
-    """What has the exporter write the candidate: it alone writes configurations."""
+def _place_arguments(best: Candidate, options: argparse.Namespace) -> list[str]:
     numbers = ("--instances", best.instances, "--threads", best.threads, "--joined-rows", best.joined_rows)
-    return [str(a) for a in ("place", model, "--target", target, *numbers, "--repository", repository)]
+    where = () if options.repository is None else ("--repository", options.repository)
+    return [str(a) for a in ("place", options.model, "--target", DEVICES[options.device].target, *numbers, *where)]
