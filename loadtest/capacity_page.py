@@ -82,12 +82,13 @@ def chart(found: Capacity) -> Chart | None:
         for point in of:
             drawn.line([(point.rate_hz, v) for v in point.spread_ms(name)], f"{kind} spread")
         if of:
-            drawn.level([(p.rate_hz, p.mean_ms(name)) for p in of], kind, kind)
+            # From right to left: the label stands at the end, and at the knee there is no room.
+            drawn.level([(p.rate_hz, p.mean_ms(name)) for p in reversed(of)], kind, kind)
         for point in of:
             said = capacity_text.row(point, name)
             bad = point.outcome != HOLDS and name == question.figure
             drawn.dots([(point.rate_hz, point.mean_ms(name), said)], "fail" if bad else kind)
-    drawn.level([(x.low, budget_ms), (x.high, budget_ms)], "budget", f"budget: {question.budget}")
+    drawn.level([(x.high, budget_ms), (x.low, budget_ms)], "budget", f"budget: {question.budget}")
     if found.capacity_hz:
         at = found.capacity_hz
         drawn.level([(at, drawn.y.low), (at, drawn.y.high)], "target", f"{at:g}/s")

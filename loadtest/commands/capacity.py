@@ -140,17 +140,21 @@ def _begun(options: argparse.Namespace) -> Capacity:
 
 
 def _measured(found: Capacity, options: argparse.Namespace) -> Capacity:
+    """Point after point, as far as the time limit goes, or until Ctrl-C: what is there by then is kept."""
     endpoint = server_options.endpoint_of(options)
     limit_s = float("inf") if options.time_limit_s is None else options.time_limit_s
     begun = time.monotonic()
-    with Engine(processes=options.processes) as engine:
-        while (rate_hz := found.next_hz) is not None:
-            left_s = limit_s - (time.monotonic() - begun)
-            if found.question.cost_s(rate_hz) > left_s:
-                tell(f"{rate_hz:g}/s may take {found.question.cost_s(rate_hz):.0f} s, and {left_s:.0f} s are left")
-                break
-            found = measure(engine, endpoint, found, repository=options.repository)
-            _keep(found, options)
+    try:
+        with Engine(processes=options.processes) as engine:
+            while (rate_hz := found.next_hz) is not None:
+                cost_s, left_s = found.question.cost_s(rate_hz), limit_s - (time.monotonic() - begun)
+                if cost_s > left_s:
+                    tell(f"{rate_hz:g}/s may take {cost_s:.0f} s, and {left_s:.0f} s are left")
+                    break
+                found = measure(engine, endpoint, found, repository=options.repository)
+                _keep(found, options)
+    except KeyboardInterrupt:
+        tell("interrupted")
     return found
 
 

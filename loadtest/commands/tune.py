@@ -25,6 +25,7 @@ from rfserve.loadtest.verdict import BROKEN, OK, UNPROVEN
 
 # What a load takes, for what is said beforehand.
 LOAD_S = 10.0
+INTERRUPTED = 130
 # A search begins well below what saturates the server, and ends where it cannot hold any more.
 BEGIN_SHARE, LOWEST_SHARE, HIGHEST_SHARE = 0.5, 0.125, 1.5
 
@@ -76,16 +77,19 @@ def _tune(options: argparse.Namespace) -> int:
     asked = capacity_command.question_of(options, options.model)
     found = Tuning(question=asked, resolution=options.resolution_percent / 100)
     endpoint = server_options.endpoint_of(options)
-    with (
-        Engine(processes=options.processes) as engine,
-        ModelControl(endpoint, options.model) as control,
-        control.kept() as config,
-    ):
-        _refuse_other_target(config, options.device)
-        session = _Session(engine, endpoint, control, config, options)
-        found = session.screened(found)
-        found = session.searched(found)
-        tell(f"putting {options.model} back as it was")
+    try:
+        with (
+            Engine(processes=options.processes) as engine,
+            ModelControl(endpoint, options.model) as control,
+            control.kept() as config,
+        ):
+            _refuse_other_target(config, options.device)
+            session = _Session(engine, endpoint, control, config, options)
+            found = session.searched(session.screened(found))
+            tell(f"putting {options.model} back as it was")
+    except KeyboardInterrupt:
+        tell(f"interrupted; {options.model} is as it was")
+        return INTERRUPTED
     if options.json is not None:
         found.write(options.json)
     print(found.text())
