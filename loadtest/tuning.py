@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rfserve.loadtest.candidate import Candidate
-from rfserve.loadtest.capacity import Capacity, Question
+from rfserve.loadtest.capacity import Capacity
+from rfserve.loadtest.capacity_question import Question
 from rfserve.loadtest.capacity_text import number, table
 from rfserve.loadtest.errors import LoadTestError
 from rfserve.loadtest.measurement import Run

@@ -9,7 +9,8 @@ from typing import Any
 
 from rfserve.export.spec import DEVICES
 from rfserve.loadtest import capacity, capacity_page, capacity_text
-from rfserve.loadtest.capacity import Capacity, Question
+from rfserve.loadtest.capacity import Capacity
+from rfserve.loadtest.capacity_question import Question, question
 from rfserve.loadtest.commands import server_options
 from rfserve.loadtest.endpoint import Endpoint
 from rfserve.loadtest.engine import Engine
@@ -64,7 +65,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def question_of(options: argparse.Namespace, model: str) -> Question:
     """What the options ask of a model."""
-    asked = capacity.question(model, options.device, percentile=options.percentile, budget_ms=options.budget_ms)
+    asked = question(model, options.device, percentile=options.percentile, budget_ms=options.budget_ms)
     return replace(
         asked,
         repetitions=options.repetitions,

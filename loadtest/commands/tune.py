@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rfserve.export.spec import DEVICES, EnsembleSpec, find
-from rfserve.loadtest import capacity, tuning
+from rfserve.loadtest import tuning
 from rfserve.loadtest.candidate import Candidate, sweep
-from rfserve.loadtest.capacity import Capacity, Question
+from rfserve.loadtest.capacity import Capacity
+from rfserve.loadtest.capacity_question import BETWEEN_S, Question
 from rfserve.loadtest.capacity_search import Search, rounded
 from rfserve.loadtest.commands import capacity as capacity_command
 from rfserve.loadtest.commands import server_options
@@ -140,7 +141,7 @@ class _Session:
         plan = tuning.screening_plan(
             question, users=tuning.users(self._config, candidates), rate_hz=rate_hz, seconds=options.screen_s
         )
-        look_s = LOAD_S + 2 * (plan.warm_up_s + options.screen_s + plan.timeout_s + capacity.BETWEEN_S)
+        look_s = LOAD_S + 2 * (plan.warm_up_s + options.screen_s + plan.timeout_s + BETWEEN_S)
         tell(
             f"{question.model}, {question.budget}: {options.rounds} looks at {len(candidates)} candidates, "
             f"{minutes(options.rounds * len(candidates) * look_s)}; then the search for {options.finalists + 1} of them"

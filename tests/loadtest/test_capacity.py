@@ -10,7 +10,8 @@ import pytest
 from made_runs import MACHINE, measurement
 
 from rfserve.loadtest import capacity_page, capacity_text
-from rfserve.loadtest.capacity import Capacity, question
+from rfserve.loadtest.capacity import Capacity
+from rfserve.loadtest.capacity_question import question
 from rfserve.loadtest.capacity_search import BROKEN, HOLDS, INVALID, UNDECIDED, Search
 from rfserve.loadtest.cli import main
 from rfserve.loadtest.errors import LoadTestError
