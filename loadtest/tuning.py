@@ -15,6 +15,7 @@ from rfserve.loadtest.capacity_text import number, table
 from rfserve.loadtest.errors import LoadTestError
 from rfserve.loadtest.measurement import Run
 from rfserve.loadtest.plan import Phase, Plan, Stream
+from rfserve.loadtest.verdict import UNPROVEN
 
 SCHEMA = 1
 KIND = "tuning"
@@ -73,6 +74,11 @@ class Tried:
         """The highest rate that holds the budget; None when it was not searched."""
         return None if self.capacity is None else self.capacity.capacity_hz
 
+    @property
+    def is_proven(self) -> bool:
+        """Whether that is all it serves; else it serves so much at least, and the search ended for another reason."""
+        return self.capacity is not None and self.capacity.exit_code() != UNPROVEN
+
 
 def screening_plan(question: Question, *, users: int, rate_hz: float, seconds: float) -> Plan:
     """A closed loop that saturates the server, then the rate of the spec; neither is judged."""
@@ -119,7 +125,7 @@ class Tuning:
 
     @property
     def best(self) -> Tried | None:
-        """The one with the highest capacity that can be written; None when nothing was searched."""
+        """The one with the highest capacity that can be written; None when that is not known."""
         return self._best([t for t in self.tried if t.candidate.keeps_limits or t is self.present])
 
     @property
@@ -129,21 +135,21 @@ class Tuning:
         return found if found is not best else None
 
     def _best(self, tried: Sequence[Tried]) -> Tried | None:
-        searched = [t for t in tried if t.capacity_hz is not None]
-        if not searched:
+        # Others may serve more than was shown; what they are compared with may not.
+        if not self.present.is_proven:
             return None
-        best = max(searched, key=lambda t: t.capacity_hz or 0.0)
-        present_hz = self.present.capacity_hz
+        best = max((t for t in tried if t.capacity is not None), key=lambda t: t.capacity_hz or 0.0)
+        present_hz = self.present.capacity_hz or 0.0
         # Rates that are closer than that were not told apart.
-        if present_hz is not None and (best.capacity_hz or 0.0) <= present_hz * (1 + self.resolution):
-            return self.present
-        return best
+        return self.present if (best.capacity_hz or 0.0) <= present_hz * (1 + self.resolution) else best
 
     def statement(self) -> str:
         """What is best, in a sentence or two."""
         best = self.best
-        if best is None:
+        if self.present.capacity is None:
             return "screened only: nothing was searched, so no configuration is best"
+        if best is None:
+            return f"which is best is not known; of the present one: {self.present.capacity.statement()}"
         budget = self.question.budget
         if not best.capacity_hz:
             return f"no configuration holds {budget}; the model stays as it is"
@@ -182,7 +188,7 @@ class Tuning:
             f"{number(tried.saturated_hz)}{spread}" if rates else "-",
             number(tried.rated_ms),
             f"{_mean([s.failed for s in tried.screenings]):.1%}" if rates else "-",
-            "-" if capacity_hz is None else f"{capacity_hz:g}",
+            "-" if capacity_hz is None else f"{capacity_hz:g}{'' if tried.is_proven else ' or more'}",
             ", ".join(notes),
         ]
 

@@ -18,7 +18,7 @@ from rfserve.export.cli import main as export
 from rfserve.export.spec import MODELS, Placement, find
 from rfserve.loadtest import tuning
 from rfserve.loadtest.candidate import Candidate, sweep
-from rfserve.loadtest.capacity_search import BROKEN, HOLDS
+from rfserve.loadtest.capacity_search import BROKEN, HOLDS, INVALID
 from rfserve.loadtest.cli import main
 from rfserve.loadtest.commands import tune
 from rfserve.loadtest.endpoint import Endpoint
@@ -85,11 +85,11 @@ def test_candidates_that_cannot_be_are_refused():
         Candidate.of(config_of(find("locate")))
 
 
-def tried(candidate, saturated_hz, *, capacity_hz=None, rated_ms=10.0, failed=0.0):
+def tried(candidate, saturated_hz, *, capacity_hz=None, rated_ms=10.0, failed=0.0, ends=BROKEN):
     looks = tuple(Screening(saturated_hz=s, rated_ms=rated_ms, failed=failed) for s in saturated_hz)
     capacity = None
     if capacity_hz is not None:
-        outcomes = {capacity_hz: HOLDS, round(1.04 * capacity_hz, 1): BROKEN} if capacity_hz else {2.5: BROKEN}
+        outcomes = {capacity_hz: HOLDS, round(1.04 * capacity_hz, 1): ends} if capacity_hz else {2.5: ends}
         capacity = found(outcomes)
     return Tried(candidate=candidate, screenings=looks, capacity=capacity)
 
@@ -124,6 +124,20 @@ def test_another_configuration_is_best_only_beyond_noise():
     none = tuned(0, tried(three, [50], capacity_hz=0))
     assert "no configuration holds" in none.statement()
     assert Tuning(question=ASKED, resolution=0.05, tried=(tried(PRESENT, [50]),)).best is None
+
+
+@pytest.mark.parametrize("present_hz", [0, 40.0])
+def test_nothing_is_better_than_what_is_not_known(present_hz):
+    """A generator in the way of the present one leaves nothing to compare with; of another, it leaves a lower end."""
+    three = tried(replace(PRESENT, instances=3), [50], capacity_hz=44.0)
+    unknown = Tuning(
+        question=ASKED, resolution=0.05, tried=(tried(PRESENT, [50], capacity_hz=present_hz, ends=INVALID), three)
+    )
+    assert unknown.best is None
+    assert "which is best is not known; of the present one: " in unknown.statement()
+    assert f"{present_hz:g} or more" in unknown.text()
+    at_least = tried(replace(PRESENT, instances=4), [50], capacity_hz=48.0, ends=INVALID)
+    assert tuned(40.0, three, at_least).best is at_least
 
 
 def test_best_without_the_limits_of_the_queue_is_said_and_not_chosen():
