@@ -79,14 +79,11 @@ def _tune(options: argparse.Namespace) -> int:
     found = Tuning(question=asked, resolution=options.resolution_percent / 100)
     endpoint = server_options.endpoint_of(options)
     try:
-        with (
-            Engine(processes=options.processes) as engine,
-            ModelControl(endpoint, options.model) as control,
-            control.kept() as config,
-        ):
+        with ModelControl(endpoint, options.model) as control, control.kept() as config:
             _refuse_other_target(config, options.device)
-            session = _Session(engine, endpoint, control, config, options)
-            found = session.searched(session.screened(found))
+            with Engine(processes=options.processes) as engine:
+                session = _Session(engine, endpoint, control, config, options)
+                found = session.searched(session.screened(found))
             tell(f"putting {options.model} back as it was")
     except KeyboardInterrupt:
         tell(f"interrupted; {options.model} is as it was")
