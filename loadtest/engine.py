@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import queue
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +20,8 @@ from rfserve.loadtest.plan import Plan
 LOOPBACK = "127.0.0.1"
 MASTER_PORT = 5557
 STOP_S = 10.0
+LOOK_S = 0.5
+WAIT_S = 120.0
 
 Progress = Callable[[str], None]
 
@@ -30,17 +34,23 @@ class Engine:
     """A Locust master and its workers, for any number of plans; use as `with Engine(processes=2) as engine`.
 
     `processes` generate load on this host. For others, `listen` on an address and port that they reach, and wait for
-    `expect_workers` of `rfserve-loadtest worker`; `processes` of this host may be 0 then.
+    `expect_workers` of `rfserve-loadtest worker`; `processes` of this host may be 0 then. A plan whose workers have not
+    all come within `wait_s` is an error.
     """
 
     def __init__(
-        self, *, processes: int = 1, listen: tuple[str, int] = (LOOPBACK, 0), expect_workers: int | None = None
+        self,
+        *,
+        processes: int = 1,
+        listen: tuple[str, int] = (LOOPBACK, 0),
+        expect_workers: int | None = None,
+        wait_s: float = WAIT_S,
     ) -> None:
         self._own = processes
         self._workers = processes + (expect_workers or 0)
         if processes < 0 or self._workers < 1:
             raise LoadTestError(f"got {processes} processes and {expect_workers} others; expected one or more together")
-        self._listen = listen
+        self._listen, self._wait_s = listen, wait_s
         self._processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> "Engine":
@@ -57,7 +67,11 @@ class Engine:
         host, port = self._listen
         try:
             arguments = ["--host", host, "--port", str(port), "--workers", str(self._workers)]
+            arguments += ["--wait-s", str(self._wait_s)]
             self._spawn("locust_master", arguments, stdout=subprocess.PIPE)
+            self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+            self._listener = threading.Thread(target=self._listen_to, args=self._processes, daemon=True)
+            self._listener.start()
             self.port = int(self._answer()["port"])
             reached = LOOPBACK if host in {"*", "0.0.0.0"} else host  # noqa: S104
             for _ in range(self._own):
@@ -106,6 +120,7 @@ class Engine:
                 process.kill()
                 process.wait()
             if process.stdout is not None:
+                self._listener.join()
                 process.stdout.close()
         self._processes = []
 
@@ -116,19 +131,29 @@ class Engine:
             subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True, **streams)
         )
 
+    def _listen_to(self, master: subprocess.Popen[str]) -> None:
+        for line in master.stdout or ():
+            self._lines.put(line)
+        self._lines.put(None)
+
     def _answer(self) -> dict[str, Any]:
         """The master's next line; `LoadTestError` with its reason, or when a process ended."""
-        for line in self._lines():
-            answer: dict[str, Any] = json.loads(line)
-            if "error" in answer:
-                raise LoadTestError(answer["error"])
-            return answer
-        raise LoadTestError("the load generator's master ended; see its messages above")
-
-    def _lines(self) -> Iterator[str]:
-        stream = self._processes[0].stdout
-        while stream is not None and (line := stream.readline()):
-            yield line
+        while True:
+            try:
+                line = self._lines.get(timeout=LOOK_S)
+                break
+            except queue.Empty:
+                ended = [p.returncode for p in self._processes[1:] if p.poll() is not None]
+                if ended:
+                    raise LoadTestError(
+                        f"a load generator of this host ended with {ended[0]}; see its messages above"
+                    ) from None
+        if line is None:
+            raise LoadTestError("the load generator's master ended; see its messages above")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise LoadTestError(answer["error"])
+        return answer
 
 
 def run(

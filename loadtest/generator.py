@@ -2,9 +2,9 @@
 
 Import it in a process that gevent has patched. `gevent.sleep` ends about a millisecond late (measured: 0.9 ms at the
 median, 4 ms at p99 when the server leaves the generator time), so that requests go out that much after they are due.
-Latency counts from when they were due, and is never flattered by it. A request costs the process 0.4 ms of CPU when
-many are in flight, 1.5 ms when it wakes up for each one, and a millisecond more for each megabyte of its payload: one
-process sends up to about two thousand a second (`rfserve-loadtest selftest` measures it).
+Latency counts from when they were due, and is never flattered by it. A request costs the process 0.25 to 0.4 ms of CPU
+when many are in flight, 1.5 ms when it wakes up for each one, and a millisecond more for each megabyte of its payload:
+one process sends two to four thousand a second (`rfserve-loadtest selftest` measures it).
 """
 
 import itertools

@@ -130,9 +130,12 @@ class Worker:
     def _requests(self, share: Share, stream: Stream) -> tuple[bytes, ...]:
         key = (stream.model, stream.mix, share.plan.timeout_s, share.seed(stream))
         if key not in self._payloads:
-            self._payloads[key] = payload.requests(stream, timeout_s=share.plan.timeout_s, seed=share.seed(stream))
-            # Heartbeats must get through.
-            gevent.sleep(0)
+            built = []
+            for request in payload.requests(stream, timeout_s=share.plan.timeout_s, seed=share.seed(stream)):
+                built.append(request)
+                # Heartbeats must get through, or the master takes this worker for lost.
+                gevent.sleep(0)
+            self._payloads[key] = tuple(built)
         return self._payloads[key]
 
     def _generator(self, share: Share, stream: Stream) -> Generator:
@@ -214,7 +217,7 @@ def main() -> int:
 
     runner.register_message(messages.SHARE, on_share, concurrent=True)
     runner.register_message(messages.GO, on_go)
-    worker.tell(messages.HELLO, {})
+    worker.tell(messages.HELLO, {"host": socket.gethostname(), "versions": messages.versions()})
     runner.greenlet.join()
     return 0
 

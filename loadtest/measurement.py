@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rfserve.export.spec.tensor import Array
+from rfserve.loadtest import fields
 from rfserve.loadtest.errors import LoadTestError
 
 SCHEMA = 1
@@ -23,7 +24,9 @@ class ServerSplit:
     """What the server says of the same window, from Triton's statistics; means over requests that succeeded.
 
     `queue_ms` and `compute_ms` (input, inference and output) are of one request, `network_ms` is the rest of the mean
-    latency from when it was sent: wire, client, and waiting outside the queue. `mean_batch` is rows an execution.
+    latency from when it was sent: wire, client, and waiting outside the queue. `mean_batch` is rows an execution. What
+    others ask meanwhile, the watchdog too, counts in the server's figures alone: beside few requests, `network_ms` can
+    be below 0.
     """
 
     requests: int
@@ -191,6 +194,8 @@ class Run:
             raise LoadTestError(f"cannot read {file}: {error}; expected the whole JSON of a run") from error
         _check(file, document)
         try:
+            fields.check(cls, document)
+            fields.check(Machine, document["machine"])
             return cls(
                 name=document["name"],
                 device=document["device"],
@@ -202,7 +207,8 @@ class Run:
             )
         # Whatever another program, or a hand, put where numbers, lists and objects belong.
         except (LoadTestError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise LoadTestError(f"{file}: is no complete run: {type(error).__name__}: {error}") from error
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise LoadTestError(f"{file}: is no complete run: {what}") from error
 
 
 def _check(file: Path, document: Any) -> None:
@@ -235,12 +241,16 @@ def _to_json(measurement: Measurement) -> dict[str, Any]:
 
 
 def _from_json(document: Mapping[str, Any]) -> Measurement:
-    fields = dict(document)
+    fields.check(Measurement, document)
+    given = dict(document)
     for name in _TIMES:
-        fields[name] = np.asarray(fields.pop(name.replace("_s", "_us")), np.int64) / 1e6
-    server, generator = fields.pop("server"), fields.pop("generator")
+        given[name] = np.asarray(given.pop(name.replace("_s", "_us")), np.int64) / 1e6
+    server, generator = given.pop("server"), given.pop("generator")
+    fields.check(GeneratorUse, generator)
+    if server is not None:
+        fields.check(ServerSplit, server)
     return Measurement(
-        **fields,
+        **given,
         server=None if server is None else ServerSplit(**server),
         generator=GeneratorUse(**{**generator, "hosts": tuple(generator["hosts"])}),
     )

@@ -1,6 +1,6 @@
 """Requests as they go over the wire, serialised before the clock starts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +39,11 @@ def serialised(model: str, arrays: Mapping[str, Array], *, priority: int = 0, ti
     return bytes(request.SerializeToString())
 
 
-def requests(stream: Stream, *, timeout_s: float, seed: int) -> tuple[bytes, ...]:
+def requests(stream: Stream, *, timeout_s: float, seed: int) -> Iterator[bytes]:
     """The distinct requests of a stream, serialised, with the time-out in the queue that the client would give."""
     drawn = _of_events(stream) if stream.mix.events is not None else _drawn(stream, seed)
-    return tuple(serialised(stream.model, arrays, timeout_us=server_timeout_us(timeout_s)) for arrays in drawn)
+    for arrays in drawn:
+        yield serialised(stream.model, arrays, timeout_us=server_timeout_us(timeout_s))
 
 
 def order(count: int, distinct: int, mix: Mix, rng: np.random.Generator) -> Array:
@@ -57,22 +58,20 @@ def order(count: int, distinct: int, mix: Mix, rng: np.random.Generator) -> Arra
     return np.asarray((np.cumsum(~repeats) - 1) % distinct)
 
 
-def _drawn(stream: Stream, seed: int) -> list[dict[str, Array]]:
+def _drawn(stream: Stream, seed: int) -> Iterator[dict[str, Array]]:
     mix, spec = stream.mix, find(stream.model)
     axis = stream.samples_axis
-    return [
-        example(
+    for i in range(mix.distinct):
+        yield example(
             spec,
             # Streams of one plan must not send each other's bytes.
             seed=seed * 1000 + i,
             active=mix.receivers[i % len(mix.receivers)] if mix.receivers else None,
             sizes={axis: mix.samples[i % len(mix.samples)]} if mix.samples and axis is not None else None,
         )
-        for i in range(mix.distinct)
-    ]
 
 
-def _of_events(stream: Stream) -> list[dict[str, Array]]:
+def _of_events(stream: Stream) -> Iterator[dict[str, Array]]:
     """Every SigMF collection below the folder, as the client would send it; for models that take raw IQ."""
     folder, spec = Path(stream.mix.events or ""), find(stream.model)
     chain, names = _front(stream.model)
@@ -80,7 +79,6 @@ def _of_events(stream: Stream) -> list[dict[str, Array]]:
     if not found:
         raise LoadTestError(f"{stream.model}: {folder} holds no {COLLECTION}; expected a folder of events on this host")
     axis = next(a for a in chain.axes if a.name == "raw_samples")
-    made: list[dict[str, Array]] = []
     for path in found:
         try:
             recordings = read_event([path])
@@ -90,8 +88,8 @@ def _of_events(stream: Stream) -> list[dict[str, Array]]:
             whole = [tensors(chain, [event]) for event in events]
         except RfserveError as error:
             raise LoadTestError(f"{path}: {error}; mend it, or take it out of {folder}") from error
-        made += [{t.name: arrays[names[t.name]] for t in spec.inputs} for arrays in whole]
-    return made
+        for arrays in whole:
+            yield {t.name: arrays[names[t.name]] for t in spec.inputs}
 
 
 def _front(model: str) -> tuple[EnsembleSpec, dict[str, str]]:

@@ -48,9 +48,9 @@ class Case:
     """One model in one precision, every way of it measured in turn in the same rounds of one run.
 
     `versions` are those of torch, onnxruntime and triton, `revision` is rfserve's own: the cases of one file may come
-    from several runs. `rounds_ms` holds, for each way, the median time of a request in each round, `rounds_hz` the rows
-    a second of a saturated Triton. `eager` and `heimdall_loop` are in FP32 whatever the precision; a model without a
-    loop has none.
+    from several runs. `others_cores` is the most that everything else took of the machine in a round. `rounds_ms`
+    holds, for each way, the median time of a request in each round, `rounds_hz` the rows a second of a saturated
+    Triton. `eager` and `heimdall_loop` are in FP32 whatever the precision; a model without a loop has none.
     """
 
     model: str
@@ -59,6 +59,7 @@ class Case:
     date: str
     revision: str
     versions: Mapping[str, str]
+    others_cores: float
     in_flight: int
     rounds_ms: Mapping[str, tuple[float, ...]]
     rounds_hz: tuple[float, ...]
@@ -221,7 +222,7 @@ def _note(results: Performance) -> str:
         f"{tools}; {when}. Single requests with all receivers active, p50; saturated: {in_flight} in flight. × is the "
         f"speed against eager PyTorch in FP32 with all cores, in the same round of one run, as the median of "
         f"{' or '.join(map(str, rounds))} rounds, with the lowest and highest. Milliseconds are those of this "
-        "machine; ratios travel better."
+        "machine; ratios travel better. `make bench` makes it again, from rounds in which nothing else ran."
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from rfserve.export.spec.tensor import Array
 from rfserve.loadtest.chart import Chart, Points, Scale
-from rfserve.loadtest.measurement import percentile_ms
+from rfserve.loadtest.measurement import Measurement, percentile_ms
 from rfserve.loadtest.repetitions import Repetitions
 from rfserve.loadtest.verdict import PERCENTILES, Row
 
@@ -32,7 +32,7 @@ def latency_over_time(group: Repetitions, rows: Sequence[Row]) -> Chart:
         naive.append([(at, float(sent_ms[p].max())) for at, p in chosen])
         median.append([(at, float(np.median(latency_ms[p]))) for at, p in chosen])
         for i in np.argsort(latency_ms)[::-1][: max(1, SLOWEST_SHOWN // len(group))]:
-            said = f"due at {due_s[i]:.2f} s of repetition {measurement.repetition}: {latency_ms[i]:.2f} ms"
+            said = f"due at {due_s[i]:.2f} s of repetition {number_of(measurement)}: {latency_ms[i]:.2f} ms"
             dots.append((offset_s + float(due_s[i]), float(latency_ms[i]), said))
     drawn = [y for lines in (slowest, naive, median) for line in lines for _, y in line]
     budget = _budget(rows, "p99_ms")
@@ -88,8 +88,13 @@ def throughput_over_time(group: Repetitions) -> Chart:
     for line in lines:
         chart.line(line, DUE)
     if targets:
-        chart.level([(0.0, targets[0]), (chart.x.high, targets[0])], TARGET, f"asked for {targets[0]:g}/s")
+        chart.line([(0.0, targets[0]), (chart.x.high, targets[0])], TARGET)
     return chart
+
+
+def number_of(measurement: Measurement) -> int:
+    """A repetition as people count them: from 1."""
+    return measurement.repetition + 1
 
 
 def _offsets_s(group: Repetitions) -> list[float]:
@@ -106,7 +111,7 @@ def _time_scale(group: Repetitions) -> Scale:
     end = offsets[-1] + group[-1].duration_s
     if len(group) == 1:
         return Scale(low=0.0, high=end, unit="s")
-    marks = tuple((o, f"#{m.repetition}") for o, m in zip(offsets, group, strict=True))
+    marks = tuple((o, f"#{number_of(m)}") for o, m in zip(offsets, group, strict=True))
     return Scale(low=0.0, high=end, unit=f"repetitions of {group[0].duration_s:g} s", marks=marks)
 
 

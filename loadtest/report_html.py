@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rfserve.loadtest import report_charts
@@ -25,12 +25,13 @@ FIGURES = {
 MARKS = {PASS: "✓", FAIL: "✗", INVALID: "!", UNDECIDED: "?"}
 # The first of these that any verdict has is the run's.
 ORDER = (FAIL, INVALID, UNDECIDED, PASS)
-KEYS = {
+SLOWEST = {
     "due": "slowest, since it was due",
     "sent": "slowest, since it was sent",
     "median": "median, since it was due",
-    "budget": "budget",
 }
+CLOSED = "<p>A closed loop asks a slow server for less, and never sees part of the waiting: an open loop does.</p>"
+SINCE = {"due": "since it was due", "sent": "since it was sent", "budget": "budget"}
 
 
 def write(run: Run, verdicts: Sequence[Verdict], file: Path) -> None:
@@ -106,6 +107,7 @@ def _section(verdict: Verdict, group: Repetitions) -> str:
     return (
         f"<section><h2>{_text(verdict.phase)} · {_text(verdict.model)} {_outcome(verdict.outcome)}</h2>"
         f"<p>{_text(what)}</p>"
+        + ("" if first.target_rate_hz is not None else CLOSED)
         + (f'<ul class="reasons">{reasons}</ul>' if reasons else "")
         + (_drawings(verdict, group) if any(m.answered for m in group) else "<p>Nothing was answered.</p>")
         + _failures(group)
@@ -119,15 +121,17 @@ def _drawings(verdict: Verdict, group: Repetitions) -> str:
     over_time = report_charts.latency_over_time(group, verdict.rows)
     by_percentile = report_charts.latency_by_percentile(group, verdict.rows)
     throughput = report_charts.throughput_over_time(group)
+    rate_hz = group[0].target_rate_hz
+    asked = {} if rate_hz is None else {"target": f"asked for {rate_hz:g}/s"}
+    answered = _key({"due": "good answers", **asked})
     return (
-        f"<h3>Latency over time</h3>{_key('due', 'sent', 'median')}{over_time.both()}"
-        f"<h3>Latency by percentile</h3>{_key('due', 'sent', 'budget', short=True)}{by_percentile.both()}"
-        f"<h3>Throughput over time</h3>{throughput.both()}"
+        f"<h3>Latency over time</h3>{_key(SLOWEST)}{over_time.both()}"
+        f"<h3>Latency by percentile</h3>{_key(SINCE)}{by_percentile.both()}"
+        f"<h3>Throughput over time</h3>{answered}{throughput.both()}"
     )
 
 
-def _key(*kinds: str, short: bool = False) -> str:
-    texts = {kind: KEYS[kind].replace("slowest, ", "") if short else KEYS[kind] for kind in kinds}
+def _key(texts: Mapping[str, str]) -> str:
     items = "".join(f'<li><i class="{kind}"></i>{text}</li>' for kind, text in texts.items())
     return f'<ul class="key">{items}</ul>'
 
@@ -175,7 +179,7 @@ def _repetitions(group: Repetitions) -> str:
     head = ["repetition", "sent", "failed", "late", "p50", "p99", "p99 since sent", "worst", "answers", "generator"]
     rows = [
         [
-            str(m.repetition),
+            str(report_charts.number_of(m)),
             str(m.sent),
             str(m.failed),
             str(m.late),

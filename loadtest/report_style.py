@@ -20,12 +20,13 @@ stroke-width:3px;stroke-linejoin:round}
 .line.due{stroke:var(--due);stroke-width:2.4}
 .line.sent{stroke:var(--sent);stroke-width:1.2;stroke-dasharray:5 4} .line.median{stroke:var(--median)}
 .line.budget{stroke:var(--budget);stroke-dasharray:2 3} .line.target{stroke:var(--target);stroke-dasharray:6 4}
-text.budget{fill:var(--budget)} text.target{fill:var(--target)} circle.due{fill:var(--due)}
+text.budget{fill:var(--budget)} circle.due{fill:var(--due)}
 .key{display:flex;flex-wrap:wrap;gap:2px 16px;margin:0 0 6px;padding:0;list-style:none;
 color:var(--faint);font-size:13px}
 .key i{display:inline-block;width:18px;margin-right:6px;vertical-align:middle;border-top:2px solid}
 .key .due{border-color:var(--due)} .key .sent{border-color:var(--sent);border-top-style:dashed}
 .key .median{border-color:var(--median)} .key .budget{border-color:var(--budget);border-top-style:dotted}
+.key .target{border-color:var(--target);border-top-style:dashed}
 .bar{display:flex;height:22px;border-radius:6px;overflow:hidden;margin:4px 0 6px;background:var(--grid)}
 .bar span{min-width:1px} .queue{background:var(--queue)} .compute{background:var(--compute)}
 .network{background:var(--network)}

@@ -54,9 +54,10 @@ def _beside(measurements: Sequence[Measurement]) -> list[str]:
         queue, compute, network, batch = (
             _mean([getattr(s, name) for s in splits]) for name in ("queue_ms", "compute_ms", "network_ms", "mean_batch")
         )
+        requests = sum(s.requests for s in splits)
         lines.append(
             f"{'server':14} queue {queue:.2f}, compute {compute:.2f}, rest {network:.2f} ms on average; "
-            f"{batch:.2f} rows a batch"
+            f"{batch:.2f} rows a batch; {requests} requests, canaries and others' included"
         )
     else:
         lines.append(f"{'server':14} {measurements[0].server_note}")

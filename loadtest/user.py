@@ -90,7 +90,7 @@ class ModelUser(User):  # type: ignore[misc]
         super().__init__(environment)
         self.plan: Plan = environment.rfserve_plan(self.model)
         (self.stream,) = self.plan.phases[0].streams
-        self.requests = payload.requests(self.stream, timeout_s=self.plan.timeout_s, seed=self.plan.seed)
+        self.requests = tuple(payload.requests(self.stream, timeout_s=self.plan.timeout_s, seed=self.plan.seed))
 
     def on_start(self) -> None:
         """Connect, and send one request of each kind that does not count."""

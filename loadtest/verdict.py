@@ -106,7 +106,8 @@ def _latency(figure: str, budget: float, measurements: Sequence[Measurement]) ->
             f"{min(counts)}: make the phase longer, or repeat it"
         )
     low, high = interval.of_mean(values)
-    row = _row(figure, _mean(values), low, high, budget)
+    # Few repetitions that differ much have an interval that reaches below 0, where no latency is.
+    row = _row(figure, _mean(values), 0.0 if low < 0 else low, high, budget)
     return row, _why(row, interval.more_for_mean(values, budget))
 
 
@@ -134,8 +135,6 @@ def _throughput(budget: dict[str, float], measurements: Sequence[Measurement]) -
 
 
 def _row(figure: str, value: float, low: float, high: float, budget: float) -> Row:
-    # Student's t knows nothing of times and rates, which cannot be below 0.
-    low = 0.0 if low < 0 else low
     if figure == "throughput_hz":
         kept, broken = low >= budget, high < budget
     else:

@@ -9,7 +9,7 @@ from typing import Any
 from rfserve.loadtest import plan as plans
 from rfserve.loadtest import table, verdict
 from rfserve.loadtest.commands import report, server_options
-from rfserve.loadtest.engine import LOOPBACK, MASTER_PORT, Engine
+from rfserve.loadtest.engine import LOOPBACK, MASTER_PORT, WAIT_S, Engine
 from rfserve.loadtest.errors import LoadTestError
 from rfserve.loadtest.plan import Plan
 
@@ -34,13 +34,18 @@ def add_to(commands: Any) -> None:
     hosts.add_argument("--expect-workers", type=int, default=0, metavar="N", help="that many; goes with --master")
     hosts.add_argument("--master-bind-host", default="0.0.0.0", metavar="HOST", help="default: %(default)s")  # noqa: S104
     hosts.add_argument("--master-port", type=int, default=MASTER_PORT, metavar="PORT", help="default: %(default)s")
+    hosts.add_argument("--wait-s", type=float, default=WAIT_S, help="for all of them to come (default: %(default)g)")
     server_options.add_to(check)
     check.set_defaults(run=_check)
 
 
 def _check(options: argparse.Namespace) -> int:
     plan = _chosen(plans.read(options.plan), options)
+    _look_for_folders(options)
     endpoint = server_options.endpoint_of(options)
+    if not options.master:
+        # A wrong address is no server that fails.
+        endpoint.look()
     with _engine(plan, options) as engine:
         run = engine.run(plan, endpoint, repository=options.repository, progress=_tell)
     if options.json is not None:
@@ -68,11 +73,19 @@ def _chosen(plan: Plan, options: argparse.Namespace) -> Plan:
     return replace(plan, phases=phases, **changes)
 
 
+def _look_for_folders(options: argparse.Namespace) -> None:
+    """`LoadTestError` before anything is measured that could not be kept."""
+    for name in ("json", "html", "junit"):
+        file: Path | None = getattr(options, name, None)
+        if file is not None and not file.parent.is_dir():
+            raise LoadTestError(f"--{name} {file}: there is no folder {file.parent}; make it first")
+
+
 def _engine(plan: Plan, options: argparse.Namespace) -> Engine:
     if not options.master:
         if options.expect_workers:
             raise LoadTestError(f"got --expect-workers {options.expect_workers} without --master; give both, or none")
-        return Engine(processes=plan.processes, listen=(LOOPBACK, 0))
+        return Engine(processes=plan.processes, listen=(LOOPBACK, 0), wait_s=options.wait_s)
     if options.expect_workers < 1:
         raise LoadTestError("got --master without workers to wait for; give --expect-workers N")
     _tell(
@@ -83,6 +96,7 @@ def _engine(plan: Plan, options: argparse.Namespace) -> Engine:
         processes=options.processes or 0,
         listen=(options.master_bind_host, options.master_port),
         expect_workers=options.expect_workers,
+        wait_s=options.wait_s,
     )
 
 

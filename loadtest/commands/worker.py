@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from rfserve.loadtest.engine import MASTER_PORT
+from rfserve.loadtest.errors import LoadTestError
 
 
 def add_to(commands: Any) -> None:
@@ -22,7 +23,10 @@ def _work(options: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "rfserve.loadtest.locust_worker", *arguments, "--tethered"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         try:
-            return process.wait()
+            code = process.wait()
         except KeyboardInterrupt:
             process.terminate()
             return 130
+    if code < 0:
+        raise LoadTestError(f"the load generator was ended by signal {-code}; start it again")
+    return code

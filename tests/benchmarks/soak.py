@@ -31,6 +31,8 @@ CONNECTION_REQUESTS = 40
 BURST_EVERY_S, BURST_S, BURST_RATE_HZ = 15.0, 1.0, 500.0
 WARM_UP_SHARE = 1 / 3
 SAMPLES = 120
+# What a client reports when there was no answer at all.
+NO_ANSWERS = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 MIB = 2**20
 
 
@@ -47,6 +49,7 @@ class Soak:
     answered: int
     refused: int
     rejected: int
+    unanswered: int
 
     @property
     def least_growth_bytes(self) -> float:
@@ -118,6 +121,8 @@ async def load_for(server: TritonServer, models: Sequence[str], duration_s: floa
 
     async def sampler() -> None:
         while is_on():
+            if server.wait(0) is not None:
+                raise RuntimeError(f"the server has ended: {server.log()[-2000:]}")
             samples.append([time.perf_counter() - begun, server.memory_bytes()])
             await asyncio.sleep(duration_s / SAMPLES)
 
@@ -130,6 +135,7 @@ def measure(server: TritonServer, models: Sequence[str], minutes: float) -> Soak
     outcome, samples = asyncio.run(load_for(server, models, 60 * minutes))
     times_s, memory = np.array([s for s in samples if s[0] >= WARM_UP_SHARE * 60 * minutes]).T
     line = stats.linregress(times_s, memory)
+    unanswered = sum(n for reason, n in outcome.reasons.items() if reason.startswith(NO_ANSWERS))
     return Soak(
         minutes=minutes,
         first_bytes=float(memory[0]),
@@ -139,7 +145,8 @@ def measure(server: TritonServer, models: Sequence[str], minutes: float) -> Soak
         span_s=float(times_s[-1] - times_s[0]),
         answered=len(outcome.answered_ms),
         refused=len(outcome.refused_ms) - outcome.failed,
-        rejected=outcome.failed,
+        rejected=outcome.failed - unanswered,
+        unanswered=unanswered,
     )
 
 
@@ -158,6 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{found.answered} answered, {found.refused} refused, {found.rejected} rejected as bad"
     )
     show("soak: memory's least growth (95 %) / its noise", found.least_growth_bytes / found.noise_bytes, "<= 1", detail)
+    show("soak: requests without any answer", found.unanswered, "0", "")
     show("soak: models that are not ready at the end", float(not ends_well), "0", "")
     show("soak: regions of shared memory left", len(shared_memory.regions(prefix)), "0", "")
 

@@ -111,7 +111,7 @@ def test_call_fails_within_its_time_when_nothing_listens(call, observe, free_por
     begun = time.monotonic()
     with pytest.raises(ServerUnavailable, match="rfserve-server run") as caught:
         call(f"127.0.0.1:{free_port}", "locate", [observe()], timeout_s=0.8)
-    assert time.monotonic() - begun < 2.0
+    assert time.monotonic() - begun < 5
     assert isinstance(caught.value.__cause__, InferenceServerException)
 
 
@@ -148,7 +148,7 @@ def test_deadline_ends_a_call_that_gets_no_answer(call, serve, observe):
     try:
         with pytest.raises(DeadlineExceeded, match="longer time-out"):
             call(server.url, "locate", [observe()], timeout_s=0.3)
-        assert time.monotonic() - begun < 2.0
+        assert time.monotonic() - begun < 5
     finally:
         release.set()
     assert len(server.requests) == 1
@@ -244,7 +244,7 @@ def test_wait_fails_in_time_when_the_model_never_is_ready(call, serve):
     begun = time.monotonic()
     with pytest.raises(ModelUnavailable, match=r"not ready after 0\.5 s"):
         call(serve(ready(False)).url, "wait_ready", 0.5, timeout_s=5.0)
-    assert time.monotonic() - begun < 2.0
+    assert time.monotonic() - begun < 5
 
 
 def test_wait_says_that_there_is_no_server(call, free_port):

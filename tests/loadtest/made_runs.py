@@ -24,7 +24,7 @@ def measurement(rng, *, answered=600, rate_hz=50.0, median_ms=10.0, failed=0, be
     fields = {
         "phase": "steady",
         "model": MODEL,
-        "repetition": 1,
+        "repetition": 0,
         "precision": "fp32",
         "version": "1",
         "loop": "open",
@@ -60,6 +60,6 @@ def run(seed=0, *, repetitions=3, name="made", machine=MACHINE, device="cpu-2cor
         started="2026-01-02T03:04:05+00:00",
         url="127.0.0.1:8001",
         machine=machine,
-        measurements=tuple(measurement(rng, repetition=i + 1, **given) for i in range(repetitions)),
+        measurements=tuple(measurement(rng, repetition=i, **given) for i in range(repetitions)),
         plan=plan or {},
     )

@@ -25,15 +25,19 @@ def parsed(request: bytes) -> dict[str, np.ndarray]:
     }
 
 
+def built(stream: Stream, **options) -> list[bytes]:
+    return list(payload.requests(stream, **options))
+
+
 def test_mix_takes_turns_in_receivers_and_lengths():
     stream = Stream(model="heimdall_net", mix=Mix(receivers=(2, 5, 10), samples=(512, 1024), distinct=6))
-    found = payload.requests(stream, timeout_s=2, seed=3)
+    found = built(stream, timeout_s=2, seed=3)
     arrays = [parsed(r) for r in found]
     assert [int(a["mask"].sum()) for a in arrays] == [2, 5, 10, 2, 5, 10]
     assert [a["iq_data"].shape for a in arrays] == [(1, 10, 2, n) for n in (512, 1024) * 3]
     assert len(set(found)) == 6
-    assert payload.requests(stream, timeout_s=2, seed=3) == found
-    assert not set(payload.requests(stream, timeout_s=2, seed=4)) & set(found)
+    assert built(stream, timeout_s=2, seed=3) == found
+    assert not set(built(stream, timeout_s=2, seed=4)) & set(found)
     timeout_us = service_pb2.ModelInferRequest.FromString(found[0]).parameters["timeout"].int64_param
     # What the client gives: its deadline without the way back.
     assert timeout_us == 1_950_000
@@ -43,16 +47,16 @@ def test_events_are_sent_as_the_client_sends_them(tmp_path):
     for seed in (1, 2):
         write(SyntheticEvent(receivers=seed + 2, seed=seed), tmp_path / str(seed))
     paths = sorted(tmp_path.rglob("*.sigmf-collection"))
-    found = payload.requests(Stream(model="locate", mix=Mix(events=str(tmp_path))), timeout_s=5, seed=1)
+    found = built(Stream(model="locate", mix=Mix(events=str(tmp_path))), timeout_s=5, seed=1)
     assert len(found) == 2
     for request, path in zip(found, paths, strict=True):
         wanted = tensors(find("locate"), [align(read_event([path]))])
         for name, array in parsed(request).items():
             np.testing.assert_array_equal(array, wanted[name])
     # A front end gets its part of the same, a model of one receiver each recording.
-    fronts = payload.requests(Stream(model="iq_features", mix=Mix(events=str(tmp_path))), timeout_s=5, seed=1)
+    fronts = built(Stream(model="iq_features", mix=Mix(events=str(tmp_path))), timeout_s=5, seed=1)
     np.testing.assert_array_equal(parsed(fronts[0])["raw_iq"], parsed(found[0])["raw_iq"])
-    alone = payload.requests(Stream(model="mel_features", mix=Mix(events=str(tmp_path))), timeout_s=5, seed=1)
+    alone = built(Stream(model="mel_features", mix=Mix(events=str(tmp_path))), timeout_s=5, seed=1)
     assert len(alone) == 3 + 4
     cut = align(read_event(paths[:1])[:1], samples=MEL_RAW_SAMPLES)
     np.testing.assert_array_equal(parsed(alone[0])["raw_iq"], tensors(find("locate_spectrogram"), [cut])["raw_iq"])
@@ -60,12 +64,12 @@ def test_events_are_sent_as_the_client_sends_them(tmp_path):
 
 def test_events_that_cannot_be_sent_are_named(tmp_path):
     with pytest.raises(LoadTestError, match="takes no raw IQ"):
-        payload.requests(Stream(model="heimdall_net", mix=Mix(events=str(tmp_path))), timeout_s=5, seed=1)
+        built(Stream(model="heimdall_net", mix=Mix(events=str(tmp_path))), timeout_s=5, seed=1)
     with pytest.raises(LoadTestError, match="holds no"):
-        payload.requests(Stream(model="locate", mix=Mix(events=str(tmp_path))), timeout_s=5, seed=1)
+        built(Stream(model="locate", mix=Mix(events=str(tmp_path))), timeout_s=5, seed=1)
     (tmp_path / "bad.sigmf-collection").write_text("{")
     with pytest.raises(LoadTestError, match=r"bad\.sigmf-collection.*take it out"):
-        payload.requests(Stream(model="locate", mix=Mix(events=str(tmp_path))), timeout_s=5, seed=1)
+        built(Stream(model="locate", mix=Mix(events=str(tmp_path))), timeout_s=5, seed=1)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

@@ -2,17 +2,24 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import bystanders
 import performance as benchmark
 import pytest
 
 from rfserve.loadtest import performance
+from rfserve.loadtest.cli import main
 from rfserve.loadtest.errors import LoadTestError
 from rfserve.loadtest.measurement import Machine
 from rfserve.loadtest.performance import DIRECT, EAGER, INSTANCE, LOOP, TRITON, Case, Performance
 
+# Ends by itself, whatever becomes of the test.
+BUSY = "import time\nend = time.monotonic() + 2\nwhile time.monotonic() < end: pass"
 ROOT = Path(__file__).parents[2]
 MACHINE = Machine(cpu_model="Some CPU", cores=2, memory_bytes=16 * 2**30, kernel="6.1", python="3.11.7")
 
@@ -24,6 +31,7 @@ def case(**given):
     fields |= {
         "revision": "abc",
         "versions": {"torch": "2.0", "triton": "2.51.0"},
+        "others_cores": 0.02,
         "in_flight": 8,
         "rounds_ms": rounds_ms,
         "rounds_hz": (100.0, 120.0, 50.0),
@@ -100,11 +108,65 @@ def test_a_document_without_markers_is_refused(results):
         performance.between_markers("nothing", [results])
 
 
+def test_command_prints_the_table_and_writes_it_into_a_document(results, tmp_path, capsys):
+    folder, document = tmp_path / "results", tmp_path / "README.md"
+    results.write(folder / "cpu-2core.json")
+    (folder / "gpu.json").write_text('{"kind": "gpu_check", "schema": 1}')
+    assert main(["table", "--results", str(folder)]) == 0
+    assert capsys.readouterr().out == performance.table(results)
+    document.write_text(f"before\n{performance.BEGIN}\nold\n{performance.END}\nafter\n")
+    for _ in range(2):
+        assert main(["table", "--results", str(folder), "--write", str(document)]) == 0
+        assert document.read_text() == (
+            f"before\n{performance.BEGIN}\n{performance.table(results)}{performance.END}\nafter\n"
+        )
+    document.write_text("no markers")
+    assert main(["table", "--results", str(folder), "--write", str(document)]) == 2
+    assert document.read_text() == "no markers"
+
+
+def test_work_of_this_process_and_its_children_is_not_that_of_others():
+    before_s = bystanders.own_s()
+    with subprocess.Popen([sys.executable, "-c", BUSY]) as child:
+        sum(range(10**6))
+        _wait_for(lambda: bystanders.own_s() - before_s > 0.3)
+        child.kill()
+
+
+def test_work_that_this_process_did_not_start_is_that_of_others():
+    orphan = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {BUSY!r}])"
+    others = bystanders.Bystanders()
+    own_s = bystanders.own_s()
+    subprocess.run([sys.executable, "-c", orphan], check=True)
+    _wait_for(lambda: others.cores() > 0.2)
+    assert bystanders.own_s() - own_s < 0.2
+
+
+def _wait_for(holds):
+    end = time.monotonic() + 2
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_rounds_in_which_others_worked_are_made_again(monkeypatch):
+    shares = iter([0.0, 0.5, 0.02, 0.11, 0.1, 0.0])
+    monkeypatch.setattr(
+        benchmark.Bench, "round", lambda _: benchmark.Round(times_ms={}, rates_hz={}, others_cores=next(shares))
+    )
+    bench = benchmark.Bench(shared={}, own={}, urls={}, requests=[], triton="")
+    assert [r.others_cores for r in bench.quiet_rounds(3)] == [0.0, 0.02, 0.1]
+    shares = iter([0.5] * 6)
+    assert bench.quiet_rounds(3) == []
+
+
 @pytest.mark.server
 def test_every_way_of_a_network_is_measured_in_one_run(repository, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "BLOCK_S", 0.01)
     monkeypatch.setattr(benchmark, "ROUND_S", 0.2)
     monkeypatch.setattr(benchmark, "WARM_UP_S", 0.2)
+    # Others may well run tests at the same time.
+    monkeypatch.setattr(benchmark, "MOST_OTHERS_CORES", 64)
     subject = benchmark.Subject(model="heimdall_net", encoder_order="mbconv")
     shutil.copytree(repository / "heimdall_net", subject.repository(tmp_path, "fp32") / "heimdall_net")
     benchmark.prepare(subject, tmp_path)

@@ -142,6 +142,21 @@ def test_page_names_budgets_failures_split_machine_and_reasons():
         assert reason in page
 
 
+def test_page_says_what_a_closed_loop_hides():
+    closed = report_html.render(*judged(loop="closed", target_rate_hz=None))
+    assert report_html.CLOSED in closed
+    assert "asked for" not in closed
+    opened = report_html.render(*judged())
+    assert report_html.CLOSED not in opened
+    assert '<i class="target"></i>asked for 50/s' in opened
+
+
+def test_page_counts_repetitions_from_one():
+    page = report_html.render(*judged())
+    assert {"#1", "#2", "#3"} <= set(texts(ET.fromstring(SVG.findall(page)[0]), "axis"))
+    assert "#0" not in page.partition("<svg")[2]
+
+
 def test_page_says_so_when_nothing_was_answered_and_the_server_was_silent():
     made, verdicts = judged(answered=0, failed=20, server=None, server_note="no statistics: closed")
     page = report_html.render(made, verdicts)

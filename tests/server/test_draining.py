@@ -44,5 +44,5 @@ def test_second_signal_ends_it_at_once(part_of, run, call):
     began = time.monotonic()
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(20) == 128 + signal.SIGINT
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 5
     assert sum(len(c.answers) for c in callers) < 3 * CALLS

@@ -19,10 +19,11 @@ STALL_S = 0.4
 def test_twice_the_capacity_keeps_the_budget_and_the_throughput(server):
     found = asyncio.run(measure(server.grpc_url, "heimdall_net", rounds=3, capacity_s=1, overload_s=2))
     print(f"\n{found}")
-    # `make bench-serving` holds 0.9 and 1, on a machine that does nothing else.
+    # `make bench-serving` holds 0.9 and 1, on a machine that does nothing else. Where the generator itself was held up,
+    # so was the server, and latency counts from when a request was due.
     assert found.goodput >= 0.7
-    assert found.accepted_p99_ms <= 1.25 * found.budget_ms * found.slowdown
-    assert found.refused_p50_ms < 0.5 * found.budget_ms * found.slowdown
+    assert found.accepted_p99_ms <= 1.25 * found.budget_ms * found.slowdown + found.lag_p99_ms
+    assert found.refused_p50_ms < 0.5 * found.budget_ms * found.slowdown + found.lag_p99_ms
     assert found.refused > 0
     assert found.other_failures == 0
     assert found.recovery_s <= 5
