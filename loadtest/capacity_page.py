@@ -15,12 +15,14 @@ from rfserve.loadtest.verdict import PERCENTILES
 
 # Further beyond the knee, what is answered says more of the queue's limits than of the model.
 KNEE_TIMES = 1.3
+ASIDE = 0.006
 LINES = """
 .line.p50{stroke:var(--median)} .line.p95{stroke:var(--network)} .line.p99{stroke:var(--due);stroke-width:2.4}
-.line.spread{stroke-width:5;stroke-opacity:.35;stroke-linecap:round}
+.line.spread{stroke-width:4;stroke-opacity:.35;stroke-linecap:round}
 text.p50{fill:var(--median)} text.p95{fill:var(--network)} text.p99{fill:var(--due)}
 circle.p50{fill:var(--median)} circle.p95{fill:var(--network)} circle.p99{fill:var(--due)}
-circle.fail{fill:var(--fail)}
+circle.fail,text.fail{fill:var(--fail)} .line.fail{stroke:none}
+.line.target{stroke:var(--faint);stroke-dasharray:6 4} text.target{fill:var(--faint)}
 """
 
 
@@ -77,10 +79,12 @@ def chart(found: Capacity) -> Chart | None:
     unit = f"requests a second to {question.model}, open loop"
     x = Scale.around([p.rate_hz for p in points], unit)
     drawn = Chart("latency against load", x, Scale.around([*values, budget_ms], "ms"))
-    for name, of in shown.items():
+    for place, (name, of) in enumerate(shown.items()):
         kind = name.removesuffix("_ms")
         for point in of:
-            drawn.line([(point.rate_hz, v) for v in point.spread_ms(name)], f"{kind} spread")
+            # Beside each other, or they hide one another.
+            at = point.rate_hz * (1 + ASIDE * (place - 1)) if x.log else point.rate_hz + ASIDE * (place - 1) * x.high
+            drawn.line([(at, v) for v in point.spread_ms(name)], f"{kind} spread")
         if of:
             # From right to left: the label stands at the end, and at the knee there is no room.
             drawn.level([(p.rate_hz, p.mean_ms(name)) for p in reversed(of)], kind, kind)
@@ -88,6 +92,10 @@ def chart(found: Capacity) -> Chart | None:
             said = capacity_text.row(point, name)
             bad = point.outcome != HOLDS and name == question.figure
             drawn.dots([(point.rate_hz, point.mean_ms(name), said)], "fail" if bad else kind)
+    for point in points:
+        if point.failures and point.outcome != HOLDS:
+            failed = (point.sent - point.answered) / point.sent
+            drawn.level([(point.rate_hz, drawn.y.low)], "fail", f"{failed:.1%} failed")
     drawn.level([(x.high, budget_ms), (x.low, budget_ms)], "budget", f"budget: {question.budget}")
     if found.capacity_hz:
         at = found.capacity_hz

@@ -186,6 +186,9 @@ def test_page_draws_the_curve_up_to_the_knee():
         assert len([e for e in drawing.iter("path") if "spread" in e.get("class")]) == 9
         labels = [t.text for t in drawing.iter("text") if "label" in t.get("class")]
         assert {"p50", "p95", "p99", "budget: p99 <= 150 ms", "40/s"} == set(labels)
+    # Where refusals break the budget, latencies alone would not show it.
+    refused = capacity_page.svg(made.with_run(run_at(46, failed=36)))
+    assert re.findall(r"[\d.]+% failed", refused) == ["10.2% failed"]
     alone = ET.fromstring(capacity_page.svg(made))
     assert alone.tag == "{http://www.w3.org/2000/svg}svg"
     assert "--due" in next(alone.iter("{http://www.w3.org/2000/svg}style")).text
