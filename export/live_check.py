@@ -58,6 +58,11 @@ class Conformance:
         self._references: dict[tuple[int, ...], _Reference] = {}
         self._lock = threading.Lock()
 
+    def prepare(self) -> None:
+        """Run the version now, unless its answers depend on what a server has."""
+        if not isinstance(self.spec, EnsembleSpec):
+            self._run(())
+
     def check(self, server: LiveServer, *, pinned: bool = False, served_as: str | None = None) -> Checked:
         """Put the set to a server and compare; `LiveServerError` as of `checked_on`.
 
@@ -83,7 +88,9 @@ class Conformance:
 
     def _reference(self, server: LiveServer) -> "_Reference":
         steps = self.spec.steps if isinstance(self.spec, EnsembleSpec) else ()
-        versions = tuple(max(server.served_versions(s.model.name), default=0) for s in steps)
+        return self._run(tuple(max(server.served_versions(s.model.name), default=0) for s in steps))
+
+    def _run(self, versions: tuple[int, ...]) -> "_Reference":
         with self._lock:
             if versions not in self._references:
                 self._references[versions] = _Reference(self._repository, self.spec, self.version, versions)
@@ -150,6 +157,7 @@ class Asking:
     served_as: str | None
 
     def __call__(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], int]:
+        """The outputs for checked inputs, and the version that made them."""
         deadline = time.monotonic() + self.server.timeout_s
         while True:
             try:

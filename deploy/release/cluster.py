@@ -51,8 +51,8 @@ class ClusterApi:
         port = environment.get("KUBERNETES_SERVICE_PORT_HTTPS") or environment.get("KUBERNETES_SERVICE_PORT") or "443"
         if not host:
             raise ClusterError(
-                "KUBERNETES_SERVICE_HOST is not set: this is no pod of a cluster; name the pods with --pods, or the API "
-                "with --api-server"
+                "KUBERNETES_SERVICE_HOST is not set: this is no pod of a cluster; name the pods with --pods, or "
+                "the API with --api-server"
             )
         url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
         return cls(

@@ -44,9 +44,7 @@ class ServicePods:
                 f"service {self._service} has no pod to be released to on port {self._port!r}: its slices have ports "
                 f"{', '.join(ports) or 'none'}; give --port, or see whether all of its pods are ending"
             )
-        return Sighting(
-            ready=tuple(ready.values()), starting=tuple(p for a, p in starting.items() if a not in ready)
-        )
+        return Sighting(ready=tuple(ready.values()), starting=tuple(p for a, p in starting.items() if a not in ready))
 
     def _slices(self) -> Iterator[Mapping[str, Any]]:
         """All slices, page by page: one holds at most 1000 endpoints, and the answer at most `PAGE` of them."""

@@ -19,7 +19,7 @@ EXIT_CODES = (
     (1, "not released: the alias did not move, and every pod serves what it served before"),
     (2, "the command line is wrong; nothing was done"),
     (3, "not released, and a pod that is named may serve the refused version: restart it"),
-    (4, "the alias moved, but a pod that is named does not serve the version: mend it, and run the same again"),
+    (4, "the alias moved, but what is named did not follow: mend it, and run the same again"),
 )
 
 

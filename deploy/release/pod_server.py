@@ -21,6 +21,12 @@ class PodServer(LiveServer):
         self.pod = pod
         self._allowed_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
+        self.is_closed = False
+
+    def close(self) -> None:
+        """Close the connection, and end what is asked over it."""
+        self.is_closed = True
+        super().close()
 
     def _call(self, what: str, function: Any, *arguments: Any, **options: Any) -> Any:
         left_s = self._deadline - time.monotonic()
@@ -45,6 +51,7 @@ class Access:
     @contextmanager
     def open(self, pod: Pod) -> Iterator[PodServer]:
         """A connection for one step; what goes wrong meanwhile is a `PodError` that names the pod."""
+        interrupted = False
         try:
             server = PodServer(pod, self.timeout_s, self.admin_key, self.encryption)
             with self._lock:
@@ -52,6 +59,7 @@ class Access:
             try:
                 yield server
             finally:
+                interrupted = server.is_closed
                 with self._lock:
                     self._open.discard(server)
                 server.close()
@@ -60,7 +68,9 @@ class Access:
         except LiveServerError as error:
             raise PodError(f"{pod.name}: {error}") from error
         except ValueError as error:
-            # What gRPC says of a call on a channel that `interrupt` has closed.
+            # What gRPC says of a call on a closed channel.
+            if not interrupted:
+                raise
             raise PodError(f"{pod.name}: interrupted") from error
 
     def interrupt(self) -> None:

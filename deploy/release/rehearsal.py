@@ -48,6 +48,8 @@ class Rehearsal:
 
     def read(self) -> None:
         """Take the version's files into memory, as all pods are sent the same."""
+        if self._files is not None:
+            return
         with self._repository.version_folder(self.spec.name, self.version) as folder:
             names = self._repository.manifest(self.spec.name, self.version).files
             self._files = {f"{self.version}/{name}": (folder / name).read_bytes() for name in names}
@@ -55,8 +57,7 @@ class Rehearsal:
     @contextmanager
     def on(self, server: PodServer, placement: Placement) -> Iterator[None]:
         """The version is ready on a pod, under `name`, as long as the context lasts."""
-        if self._files is None:
-            self.read()
+        self.read()
         configured = placement.rehearsing(self._repository, self.spec, self.version, self.name)
         try:
             server.load(self.name, configured, self._files)
@@ -78,9 +79,7 @@ class Rehearsal:
             raise PodError(f"{server.pod.name}: serves no version of {self.spec.name} to compare with")
         served = max(placement.versions)
         before = self._answers(Asking(server=server, spec=self.spec, version=served, served_as=None), inputs)
-        after = self._answers(
-            Asking(server=server, spec=self.spec, version=self.version, served_as=self.name), inputs
-        )
+        after = self._answers(Asking(server=server, spec=self.spec, version=self.version, served_as=self.name), inputs)
         manifest = self._repository.manifest
         return Comparison(
             before=manifest(self.spec.name, served),
