@@ -23,13 +23,18 @@ class PodServer(LiveServer):
         self._deadline = time.monotonic() + timeout_s
         self.is_closed = False
 
+    @property
+    def left_s(self) -> float:
+        """What is left of its time, in seconds."""
+        return self._deadline - time.monotonic()
+
     def close(self) -> None:
         """Close the connection, and end what is asked over it."""
         self.is_closed = True
         super().close()
 
     def _call(self, what: str, function: Any, *arguments: Any, **options: Any) -> Any:
-        left_s = self._deadline - time.monotonic()
+        left_s = self.left_s
         if left_s <= 0:
             raise LiveServerError(
                 f"{self.url}: took longer than the {self._allowed_s:g} s that a pod has; it was about to {what}"

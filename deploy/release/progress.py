@@ -18,13 +18,15 @@ from rfserve.release.pods import Pod
 class PodProgress:
     """One pod: what it served before, the seconds of each step, what was checked, and what went wrong.
 
-    `touched` says that it was told to load, and `restored` whether it was brought back when it had to be.
+    `touched` says that it was told to load, `rehearsing` that it may have the version under its rehearsal's name, and
+    `restored` whether it was brought back when it had to be.
     """
 
     pod: Pod
     report: Report
     before: Placement | None = None
     touched: bool = False
+    rehearsing: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     checked: Checked | None = None
     comparison: Comparison | None = None

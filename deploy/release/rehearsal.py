@@ -35,15 +35,15 @@ class Rehearsal:
         self.spec, self.version, self.name = spec, version, spec.name + SUFFIX
         self._repository = repository
         self._files: Mapping[str, bytes] | None = None
-        self._size = repository.manifest(spec.name, version).size_bytes
+        self.size_bytes = repository.manifest(spec.name, version).size_bytes
 
     @property
     def impossible(self) -> str:
         """Why there can be none, empty when there can."""
         if not isinstance(self.spec, ModelSpec):
             return "an ensemble has no graph of its own"
-        if self._size > LARGEST_BYTES:
-            return f"{self._size / 1e9:.1f} GB do not fit into one message"
+        if self.size_bytes > LARGEST_BYTES:
+            return f"{self.size_bytes / 1e9:.1f} GB do not fit into one message"
         return ""
 
     def read(self) -> None:

@@ -9,8 +9,9 @@ from rfserve.export import alias
 from rfserve.export.errors import ExportError
 from rfserve.export.model_repository import ModelRepository
 from rfserve.export.progress import Report
-from rfserve.export.serving import Event, Serving
+from rfserve.export.serving import Serving
 from rfserve.export.spec.model import TARGETS, Served
+from rfserve.release.alias_move import UNMOVED, AliasMove
 from rfserve.release.errors import NotEverywhere, NotReleased, NotRestored, PodError
 from rfserve.release.pod_server import Access, PodServer
 from rfserve.release.pods import Fleet, Pod, Sighting
@@ -35,7 +36,6 @@ class Rollout:
         self.repository, self.spec = repository, spec
         self.pods: dict[Pod, PodProgress] = {}
         self.alias_moved = False
-        self._alias_is = "did not move"
         self._fleet, self._access, self._report = fleet, access, report
 
     def release(
@@ -61,14 +61,17 @@ class Rollout:
         before = self.repository.serving(self.spec.name)
         versions = self._wanted(before, version, targets, force=force)
         steps = Steps(self.repository, self.spec, versions, rehearse=rehearse, shadow=shadow)
+        move = AliasMove(self.repository, self.spec, before, versions)
         if steps.unrehearsed:
             self._report(f"no rehearsal: {steps.unrehearsed}")
         try:
             self._bring_in(steps)
-            self._move_alias(before, versions)
+            move.make()
         except BaseException as error:
             # Whatever it was: no pod is left between two versions.
-            raise self._gone_back(error) from error
+            raise self._gone_back(error, steps, move.state) from error
+        self.alias_moved = True
+        self._report(f"the alias of {self.spec.name} stands at {_said(versions)}")
         self._settle(steps)
         return versions
 
@@ -102,8 +105,9 @@ class Rollout:
             new = self._first_look()
             self._each(new, steps.look)
             steps.prepare()
-            self._each(new, steps.rehearse)
+            self._each(new, steps.rehearse, at_once=steps.rehearsals_at_once)
         except (ExportError, KeyboardInterrupt) as error:
+            self._restore(steps)
             raise NotReleased(f"{self.spec.name}/{version}: {str(error) or 'interrupted'}; nothing changed") from error
 
     def _wanted(
@@ -130,48 +134,11 @@ class Rollout:
         while new:
             self._each(new, steps.look)
             steps.prepare()
-            self._each(new, steps.rehearse)
+            self._each(new, steps.rehearse, at_once=steps.rehearsals_at_once)
             self._each(new, steps.load)
             new = self._new(self._look_again())
         # Some have waited for others: the alias moves when all of them still stand.
         self._each(list(self.pods.values()), steps.confirm)
-
-    def _move_alias(self, before: Serving, versions: Mapping[str, int]) -> None:
-        """Move the alias, unless it stands there; `NotReleased` when somebody else moved it meanwhile."""
-        precisions = self.repository.precisions(self.spec.name)
-        standing = {t: before.served(t, precisions) for t in versions}
-        mine: list[Event] = []
-
-        def change(state: Serving) -> Serving:
-            now = {t: state.served(t, precisions) for t in versions}
-            if now != standing:
-                raise NotReleased(f"{self.spec.name}: somebody moved the alias meanwhile, to {now}; see its history")
-            coming = {t: v for t, v in versions.items() if state.promoted.get(t) != v}
-            after = alias.moved(state, "promote", coming)
-            mine[:] = after.events[len(state.events) :]
-            return after
-
-        try:
-            self.repository.change_serving(self.spec, change)
-        except BaseException:
-            self._take_back(before, mine)
-            raise
-        self.alias_moved = True
-        self._report(f"the alias of {self.spec.name} stands at {_said(versions)}")
-
-    def _take_back(self, before: Serving, mine: Sequence[Event]) -> None:
-        """Undo what was written of a move that failed half-way, as in an object store that went away."""
-
-        def undone(state: Serving) -> Serving:
-            for event in mine:
-                state = state.undone(event, before)
-            return state
-
-        try:
-            if set(mine) & set(self.repository.serving(self.spec.name).events):
-                self.repository.change_serving(self.spec, undone)
-        except ExportError as problem:
-            self._alias_is = f"may have moved, as {self.repository.location} could not be put back ({problem})"
 
     def _settle(self, steps: Steps) -> None:
         """After the alias: every pod serves what it says and nothing else, also one that read it before it moved."""
@@ -226,7 +193,9 @@ class Rollout:
             self.pods.pop(pod).say("is gone, and left out")
         return sighting
 
-    def _each(self, pods: Sequence[PodProgress], step: Step, *, go_on: bool = False) -> None:
+    def _each(
+        self, pods: Sequence[PodProgress], step: Step, *, go_on: bool = False, at_once: int = MOST_AT_ONCE
+    ) -> None:
         """Do a step on pods at once. `PodError` with what all said that failed, those left out that are gone.
 
         With `go_on`, what went wrong is only noted.
@@ -240,7 +209,7 @@ class Rollout:
                 progress.problem = str(error)
                 progress.say(f"failed: {error}")
 
-        pool = ThreadPoolExecutor(max_workers=MOST_AT_ONCE)
+        pool = ThreadPoolExecutor(max_workers=min(at_once, MOST_AT_ONCE))
         try:
             list(pool.map(one, pods))
         finally:
@@ -253,27 +222,25 @@ class Rollout:
             if left:
                 raise PodError("; ".join(left))
 
-    def _gone_back(self, error: BaseException) -> NotReleased:
+    def _restore(self, steps: Steps) -> None:
+        """Have every pod that has something of the release lose it; what went wrong before stays noted."""
+        changed = [p for p in self.pods.values() if p.touched or p.rehearsing]
+        reasons = [p.problem for p in changed]
+        self._each(changed, steps.restore, go_on=True)
+        for progress, reason in zip(changed, reasons, strict=True):
+            progress.problem = "; ".join(filter(None, dict.fromkeys((reason, progress.problem))))
+
+    def _gone_back(self, error: BaseException, steps: Steps, alias_state: str) -> NotReleased:
         """Bring every pod that was touched back; the error to raise, which says how that went."""
+        self._restore(steps)
         touched = [p for p in self.pods.values() if p.touched]
-
-        def restore(progress: PodProgress, server: PodServer) -> None:
-            progress.restored = False
-            progress.known.restore(server)
-            progress.restored = True
-            progress.say(f"serves {progress.served_before} again")
-
-        reasons = {p.pod: p.problem for p in touched}
-        self._each(touched, restore, go_on=True)
         left = [p for p in touched if not p.restored]
         with suppress(ExportError):
             self._look_again()
             left = [p for p in left if p.pod in self.pods]
-        for progress in touched:
-            progress.problem = "; ".join(filter(None, dict.fromkeys((reasons[progress.pod], progress.problem))))
         reason = str(error) or "interrupted"
-        begun = f"{self.spec.name} was not released: {reason}; the alias {self._alias_is}, and every"
-        if left or self._alias_is != "did not move":
+        begun = f"{self.spec.name} was not released: {reason}; the alias {alias_state}, and every"
+        if left or alias_state != UNMOVED:
             named = ", ".join(f"{p.pod} (it served {p.served_before})" for p in left) or "the alias"
             return NotRestored(
                 f"{begun} other pod serves what it served before, but {named} could not be brought back: a pod that "

@@ -1,9 +1,12 @@
 """What is done with one pod: look, rehearsal, load, move; each within the pod's time-out, and each with a check."""
 
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from rfserve.export.comparison import Inputs
+from rfserve.export.errors import LiveServerError
 from rfserve.export.live_check import Conformance
 from rfserve.export.model_repository import ModelRepository
 from rfserve.export.spec.model import Served
@@ -12,6 +15,11 @@ from rfserve.release.placement import Placement
 from rfserve.release.pod_server import PodServer
 from rfserve.release.progress import PodProgress
 from rfserve.release.rehearsal import Rehearsal
+
+# Between two looks whether a pod has fetched a version.
+FETCH_POLL_S = 1.0
+# Bytes of versions that are on their way to pods at once: a message is in memory three times.
+SENT_AT_ONCE_BYTES = 2**29
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +52,11 @@ class Steps:
         impossible = [r.impossible for r in self._rehearsals.values() if r.impossible]
         self.unrehearsed = impossible[0] if impossible else "" if rehearse else "none was asked for"
 
+    @property
+    def rehearsals_at_once(self) -> int:
+        """On how many pods a version may be rehearsed at the same time."""
+        return max(1, SENT_AT_ONCE_BYTES // max((r.size_bytes for r in self._rehearsals.values()), default=1))
+
     def prepare(self) -> None:
         """Read and run once what all pods are sent, so that it takes nothing of their time."""
         for conformance in self._conformance.values():
@@ -64,10 +77,12 @@ class Steps:
         if self.unrehearsed or (version in before.versions and self._shadow is None):
             return
         rehearsal = self._rehearsals[version]
+        progress.rehearsing = True
         with progress.step("rehearsal", f"rehearsed version {version}"), rehearsal.on(server, before):
             progress.checked = self._conformance[version].check(server, served_as=rehearsal.name)
             if self._shadow is not None:
                 progress.comparison = rehearsal.shadow(server, before, self._shadow.inputs)
+        progress.rehearsing = False
         if progress.comparison is not None and self._shadow is not None:
             self._judge(progress, progress.comparison.drift.position_worst_m, self._shadow.limit_m)
 
@@ -87,6 +102,19 @@ class Steps:
             self._give(progress, server, version, *progress.known.versions)
             progress.checked = self._conformance[version].check(server, pinned=True)
 
+    def restore(self, progress: PodProgress, server: PodServer) -> None:
+        """Serve what was served when the release began, and forget what was rehearsed."""
+        if progress.rehearsing:
+            # The rehearsal could not do it: it was out of time, or interrupted.
+            with suppress(LiveServerError):
+                server.unload(self._rehearsals[self._version(progress)].name)
+                progress.rehearsing = False
+        if progress.touched:
+            progress.restored = False
+            progress.known.restore(server)
+            progress.restored = True
+            progress.say(f"serves {progress.served_before} again")
+
     def confirm(self, progress: PodProgress, server: PodServer) -> None:
         """See that the pod still has the version."""
         version = self._version(progress)
@@ -104,14 +132,23 @@ class Steps:
             progress.checked = self._conformance[version].check(server)
 
     def _give(self, progress: PodProgress, server: PodServer, version: int, *others: int) -> None:
-        progress.known.give(server, self._repository, {version, *others})
-        # The load returns when all is loaded that the pod's repository has: waiting for what it lacks helps nobody.
-        if version not in (served := server.served_versions(self._spec.name)):
-            raise PodError(
-                f"{progress.pod.name}: {server.url} did not load {self._spec.name}/{version}, and serves "
-                f"{served or 'none'}: is its copy of the repository older than that version?"
-            )
-        server.wait_until_ready(self._spec.name, version)
+        """Have the pod serve these versions; one that its repository lacks may be on its way there."""
+        model, waits = self._spec.name, False
+        while True:
+            progress.known.give(server, self._repository, {version, *others})
+            if version in (served := server.served_versions(model)):
+                break
+            if server.left_s < 2 * FETCH_POLL_S:
+                raise PodError(
+                    f"{progress.pod.name}: {server.url} did not load {model}/{version}, and serves {served or 'none'}: "
+                    "its copy of the repository does not have that version; see what brings it there, or give a longer "
+                    "--pod-timeout-s"
+                )
+            if not waits:
+                progress.say(f"waits for version {version} to be in its copy of the repository")
+            waits = True
+            time.sleep(FETCH_POLL_S)
+        server.wait_until_ready(model, version)
 
     def _version(self, progress: PodProgress) -> int:
         target = progress.known.target

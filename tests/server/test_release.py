@@ -214,7 +214,7 @@ def test_pod_whose_copy_is_spoilt_keeps_all_pods_as_they_were(folder, pods, chan
     whole = graph.read_bytes()
     change(graph)
     lines = Lines()
-    done = rollout(folder, pods, lines)
+    done = rollout(folder, pods, lines, timeout_s=6)
     try:
         with Caller(pods[1]) as caller, pytest.raises(NotReleased, match=reason) as refused:
             done.release(2)
@@ -229,6 +229,15 @@ def test_pod_whose_copy_is_spoilt_keeps_all_pods_as_they_were(folder, pods, chan
     assert caller.failures == []
     assert not done.alias_moved
     assert sum("serves version 1 again" in line for line in lines) == 2
+
+
+def test_version_that_is_on_its_way_to_a_pod_is_waited_for(folder, pods):
+    """As what fetches versions to a pod's own disk brings it there: whole, by a rename."""
+    home = Path(pods[1].options.repository) / SPEC.name
+    (home / "2").rename(home / ".2")
+    waited = Lines("waits for version 2", lambda: (home / ".2").rename(home / "2"))
+    rollout(folder, pods, waited).release(2)
+    assert served(*pods) == [[2], [2]]
 
 
 def test_version_that_fails_its_rehearsal_is_met_by_no_client(folder, pods, monkeypatch):
