@@ -6,7 +6,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,8 +31,11 @@ from rfserve.release.steps import Shadow
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code, with the reason on stderr when it is not 0."""
     options = _parsed(arguments)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
+    with _going_back_when_told_to_end():
+        return _main(options)
+
+
+def _main(options: argparse.Namespace) -> int:
     begun = time.monotonic()
     rollout: Rollout | None = None
     versions: dict[str, int] = {}
@@ -41,10 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         versions = _run(rollout, options)
     except (NotReleased, NotEverywhere) as error:
         code, reason = error.exit_code, str(error)
-    except RfserveError as error:
-        code, reason = NotReleased.exit_code, f"{error}; nothing was changed"
-    except KeyboardInterrupt:
-        code, reason = NotReleased.exit_code, "interrupted; nothing was changed"
+    except (RfserveError, KeyboardInterrupt) as error:
+        reason = str(error) or "interrupted"
+        if rollout is not None and rollout.alias_moved:
+            code, reason = NotEverywhere.exit_code, f"{reason}; the alias moved, run the same again"
+        else:
+            code, reason = NotReleased.exit_code, f"{reason}; nothing was changed"
     if reason:
         print(f"error: {reason}", file=sys.stderr)
     document = {
@@ -60,6 +66,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     _print(document, rollout, options.output)
     return code
+
+
+@contextmanager
+def _going_back_when_told_to_end() -> Iterator[None]:
+    """SIGTERM and Ctrl-C interrupt the release once: a second one is not to stop what brings everything back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run(rollout: Rollout, options: argparse.Namespace) -> dict[str, int]:
@@ -116,12 +144,6 @@ def _print(document: dict[str, Any], rollout: Rollout | None, output: str) -> No
 
 def _report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _interrupt(number: int, _: FrameType | None) -> None:
-    """Go back once; what is being brought back is not to be stopped by a second signal."""
-    signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def _fleet(options: argparse.Namespace) -> Fleet:

@@ -62,6 +62,11 @@ class Rollout:
         versions = self._wanted(before, version, targets, force=force)
         steps = Steps(self.repository, self.spec, versions, rehearse=rehearse, shadow=shadow)
         move = AliasMove(self.repository, self.spec, before, versions)
+        if steps.unrehearsed and shadow is not None:
+            raise NotReleased(
+                f"{self.spec.name}: fixes are compared in the rehearsal, and there is none: {steps.unrehearsed}; "
+                "nothing was changed"
+            )
         if steps.unrehearsed:
             self._report(f"no rehearsal: {steps.unrehearsed}")
         try:

@@ -437,6 +437,8 @@ def test_shadow_tells_in_metres_how_far_fixes_move(repository, tmp_path, capsys)
         document = json.loads(capsys.readouterr().out)
         assert f"fixes move by up to {worst:.2f} m, allowed" in document["reason"]
         assert document["pods"][0]["shift_m"]["worst"] == pytest.approx(worst, abs=0.01)
+        assert serve(["release", NETWORK.name, "2", "--no-rehearsal", *limit[:2], *where]) == 1
+        assert "fixes are compared in the rehearsal, and there is none" in capsys.readouterr().err
         with LiveServer(server.grpc_url, 30, KEY) as live:
             assert live.served_versions(NETWORK.name) == [1]
             assert live.ready_models() == [NETWORK.name]

@@ -1,5 +1,6 @@
 """`rfserve-server release` before it meets a pod: what it is told, what it needs, and what it refuses."""
 
+import signal
 import subprocess
 import sys
 
@@ -43,6 +44,13 @@ def test_what_cannot_be_begun_is_refused_with_the_remedy(tmp_path, small_model, 
         said = capsys.readouterr().err
         assert reason in said
         assert "nothing was changed" in said or "the alias did not move, and every pod serves what it served" in said
+
+
+def test_signals_are_what_they_were_afterwards(small_model, capsys):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    assert main(["release", "mel_features", "9", "--pods", "127.0.0.1:9", "--repository", str(small_model)]) == 1
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert "mel_features/9 is not published" in capsys.readouterr().err
 
 
 def test_help_tells_the_exit_codes(capsys):
