@@ -214,6 +214,8 @@ class Rollout:
                 progress.problem = str(error)
                 progress.say(f"failed: {error}")
 
+        # Some were left out since the caller has listed them.
+        pods = [p for p in pods if p.pod in self.pods]
         pool = ThreadPoolExecutor(max_workers=min(at_once, MOST_AT_ONCE))
         try:
             list(pool.map(one, pods))

@@ -22,6 +22,7 @@ from rfserve.export.live import LiveServer
 from rfserve.export.manifest import GRAPH_FILE, Manifest
 from rfserve.export.repository import Repository, version_files
 from rfserve.export.spec import GRAPHS, ModelSpec, example
+from rfserve.export.spec.queueing import REFUSAL_TEXTS
 from rfserve.release.cluster import ClusterApi
 from rfserve.release.endpoint_slices import ServicePods
 from rfserve.release.errors import NotEverywhere, NotReleased, NotRestored
@@ -149,7 +150,9 @@ class Caller(threading.Thread):
                 try:
                     self.versions.append(live.infer(SPEC.name, inputs)[1])
                 except LiveServerError as error:
-                    self.failures.append(str(error))
+                    # A machine that starts another server may be too busy for the queue's limits.
+                    if not any(text in str(error) for text in REFUSAL_TEXTS):
+                        self.failures.append(str(error))
 
     def __enter__(self) -> "Caller":
         self.start()
@@ -201,10 +204,7 @@ def other(graph: Path) -> None:
     [
         (cut, r"cannot load mel_features: INVALID_ARGUMENT: .*version 2 is at UNAVAILABLE state"),
         (other, r"mel_features/2 answers mel_spectrogram that differ by"),
-        (
-            lambda graph: shutil.move(graph.parent, graph.parents[2] / "away"),
-            r"did not load mel_features/2, and serves \[1\]",
-        ),
+        (lambda graph: shutil.rmtree(graph.parent), r"did not load mel_features/2, and serves \[1\]"),
     ],
     ids=["cut off", "other weights", "not there"],
 )
@@ -290,7 +290,7 @@ def test_slow_pod_costs_its_time_and_no_more(folder, pods):
     lines = Lines(f"{slow.grpc_url}: rehearsed", lambda: os.kill(slow.pid, signal.SIGSTOP))
     try:
         with pytest.raises(NotRestored, match=rf"{slow.grpc_url}.*DEADLINE_EXCEEDED.*could not be brought back"):
-            rollout(folder, pods, lines, timeout_s=4).release(2)
+            rollout(folder, pods, lines, timeout_s=6).release(2)
         assert served(pods[0]) == [[1]]
     finally:
         os.kill(slow.pid, signal.SIGCONT)
@@ -345,11 +345,11 @@ def test_pod_that_cannot_follow_the_alias_is_named_and_the_same_again_mends_it(f
         with pytest.raises(
             NotEverywhere, match=rf"stands at version 2 .*1 of 2 pods do not.*{pods[1].grpc_url}"
         ) as left:
-            rollout(folder, pods, lines, timeout_s=4).release(2)
+            rollout(folder, pods, lines, timeout_s=6).release(2)
     finally:
         os.kill(pods[1].pid, signal.SIGCONT)
     assert left.value.exit_code == 4
-    assert served(*pods) == [[2], [1, 2]]
+    assert served(pods[0]) == [[2]]
     events = Repository(folder).serving(SPEC.name).events
     assert rollout(folder, pods).release(None) == {"cpu": 2, "gpu": 2}
     assert served(*pods) == [[2], [2]]
@@ -398,14 +398,23 @@ def test_command_says_what_became_of_each_pod(folder, pods, tmp_path, capsys):
 
 
 def test_command_that_is_told_to_end_brings_everything_back(folder, pods, tmp_path):
+    """It ends while one pod has loaded and the other has not."""
+    quick, slow = pods
     program = [sys.executable, "-m", "rfserve.server.cli", *command(folder, pods, tmp_path, "2")]
     with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = []
-        for line in process.stderr:
-            said.append(line)
-            if "loaded version 2 beside" in line and process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+        try:
+            for line in process.stderr:
+                said.append(line)
+                if f"{slow.grpc_url}: rehearsed" in line:
+                    os.kill(slow.pid, signal.SIGSTOP)
+                if f"{quick.grpc_url}: loaded" in line:
+                    process.send_signal(signal.SIGTERM)
+                    time.sleep(0.5)
+                    os.kill(slow.pid, signal.SIGCONT)
+        finally:
+            os.kill(slow.pid, signal.SIGCONT)
         assert process.wait(60) == 1, said
     assert "was not released: interrupted; the alias did not move" in said[-2], said
     assert served(*pods) == [[1], [1]]
