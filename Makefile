@@ -47,12 +47,14 @@ serve: models
 	$(BIN)/rfserve-server run --repository $(REPOSITORY)
 
 # mypy does not follow the import hook of an editable install: give it the package as a folder tree.
-.build/typed/rfserve:
+.build/typed/rfserve: Makefile
 	mkdir -p $@
 	ln -sfn ../../../export $@/export
 	ln -sfn ../../../clients $@/clients
 	ln -sfn ../../../loadtest $@/loadtest
+	ln -sfn ../../../deploy/release $@/release
 	ln -sfn ../../../deploy/server $@/server
+	touch $@
 
 .PHONY: lint
 lint: setup .build/typed/rfserve

@@ -24,7 +24,8 @@ from rfserve.export import edge_program, onnx_file, parity
 from rfserve.export.elements import compare
 from rfserve.export.errors import EdgeError, ParityError
 from rfserve.export.progress import Report
-from rfserve.export.publication import Built, network_units
+from rfserve.export.publication import Built
+from rfserve.export.scaling import network_units
 from rfserve.export.spec import ModelSpec, TensorSpec, example
 from rfserve.export.spec.tensor import Array
 

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
-from torch import nn
 
 from rfserve.export import onnx_file
 from rfserve.export.elements import compare
 from rfserve.export.errors import ParityError
 from rfserve.export.spec import ModelSpec, example
 from rfserve.export.spec.tensor import Array
+
+if TYPE_CHECKING:
+    from torch import nn
 
 BATCHES = (1, 2, 3, 7)
 RECEIVERS = (1, 2, 3)
@@ -89,7 +92,7 @@ def disorder(spec: ModelSpec, inputs: dict[str, Array], rng: np.random.Generator
 
 
 def measure(
-    module: nn.Module,
+    module: "nn.Module",
     session: onnxruntime.InferenceSession,
     spec: ModelSpec,
     *,

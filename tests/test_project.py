@@ -14,12 +14,14 @@ from rfserve.loadtest import performance
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"rfserve.export": "export", "rfserve.clients": "clients", "rfserve.loadtest": "loadtest"}
-FOLDERS["rfserve.server"] = "deploy/server"
+FOLDERS |= {"rfserve.release": "deploy/release", "rfserve.server": "deploy/server"}
 ALLOWED = {
     "export/spec": ("rfserve.export.spec",),
     "export": ("rfserve.export",),
     "clients": ("rfserve.clients", "rfserve.export.spec"),
     "loadtest": ("rfserve.loadtest", "rfserve.clients", "rfserve.export.spec"),
+    # Releases versions to servers, so it needs what makes them and checks them; the server itself installs without.
+    "deploy/release": ("rfserve.release", "rfserve.export"),
     "deploy/server": ("rfserve.server",),
 }
 # It measures the networks themselves on a machine without a server, and nothing of the load test imports it.

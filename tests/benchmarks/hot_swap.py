@@ -18,9 +18,8 @@ from rfserve.export import local_model, release
 from rfserve.export.cli import main as export_main
 from rfserve.export.elements import compare
 from rfserve.export.local_model import LocalModel
-from rfserve.export.publication import network_units
 from rfserve.export.repository import Repository
-from rfserve.export.scaling import Scaling
+from rfserve.export.scaling import Scaling, network_units
 from rfserve.export.spec import ENSEMBLES, GRAPHS, example
 from rfserve.export.spec.queueing import Priority
 from rfserve.export.spec.tensor import Array
