@@ -157,7 +157,7 @@ def network(m: Manifests) -> Iterator[str]:
         ("a client's namespace", {"rfserve/clients": "true"}, {}, {"grpc"}),
         ("Prometheus", monitoring, {"app.kubernetes.io/name": "prometheus"}, {"metrics"}),
         ("another pod beside Prometheus", monitoring, {}, set()),
-        ("the release", here, {"app.kubernetes.io/component": "release"}, {"grpc", "http"}),
+        ("the release", here, {"app.kubernetes.io/component": "release"}, {"grpc"}),
     ):
         admitted = _admitted(spec, namespace, labels, home=here)
         if admitted != expected:

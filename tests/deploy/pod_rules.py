@@ -17,6 +17,8 @@ SERVER_FLAGS = (
     "--load-model=*",
     "--strict-readiness=false",
     "--metrics-config=histogram_latencies=true",
+    "--http-address=127.0.0.1",
+    "--metrics-address=0.0.0.0",
 )
 
 

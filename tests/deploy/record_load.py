@@ -5,6 +5,7 @@ reads it.
 """
 
 import json
+import os
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ import tritonclient.grpc as triton
 
 from rfserve.clients.connection import to_wire
 from rfserve.export.spec import example, find
+from rfserve.server import process_group
 from rfserve.server.process import ServerOptions, TritonServer
 
 MODEL = "heimdall_net"
@@ -39,6 +41,15 @@ def scrape(url: str) -> dict[str, float]:
         if f'model="{MODEL}"' in rest:
             found[name] = float(line.rsplit(" ", 1)[1])
     return {key: found[name] for key, name in COUNTERS.items()} | {"pending": found.get(PENDING, 0.0)}
+
+
+def cpu_s(leader: int) -> float:
+    """CPU time of tritonserver and its stubs."""
+    ticks = 0
+    for pid in process_group.members(leader):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 class Load:
@@ -81,11 +92,13 @@ def main() -> None:
             with Load(server.grpc_url, rate_hz) as load:
                 time.sleep(SETTLE_S)
                 before, began, sent = scrape(server.metrics_url), time.monotonic(), load.sent
+                used_s = cpu_s(server.pid)
                 pending = []
                 while time.monotonic() < began + WINDOW_S:
                     time.sleep(0.5)
                     pending.append(scrape(server.metrics_url)["pending"])
                 after, sent = scrape(server.metrics_url), load.sent - sent
+                used_s = cpu_s(server.pid) - used_s
                 took_s = time.monotonic() - began
             answered = after["answered"] - before["answered"]
             points.append(
@@ -95,6 +108,7 @@ def main() -> None:
                     "queue_ms": round((after["queue_us"] - before["queue_us"]) / answered / 1e3, 3),
                     "in_flight": round((after["request_us"] - before["request_us"]) / took_s / 1e6, 4),
                     "pending": round(float(np.mean(pending)), 3),
+                    "cpu_cores": round(used_s / took_s, 3),
                 }
             )
             print(points[-1], flush=True)

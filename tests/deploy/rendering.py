@@ -13,7 +13,15 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "k8s"
 OVERLAYS = ("cpu", "gpu", "dev", "canary")
 
-TARGETS = (*(f"overlays/{name}" for name in OVERLAYS), "jobs/release", "jobs/load-test", "kserve", "tls", "keda")
+TARGETS = (
+    *(f"overlays/{name}" for name in OVERLAYS),
+    "jobs/release",
+    "jobs/release-s3",
+    "jobs/load-test",
+    "kserve",
+    "tls",
+    "keda",
+)
 WORKLOADS = ("Deployment", "Job")
 Object = dict[str, Any]
 

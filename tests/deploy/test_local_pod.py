@@ -118,7 +118,7 @@ def test_administration_and_inference_over_http_need_the_key(running):
 def test_metrics_have_latency_histograms(running):
     code = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8002/metrics').read().decode())"
     page = running.exec(["python3", "-c", code]).stdout
-    assert "nv_inference_first_response_histogram_ms" in page or "histogram" in page
+    assert "nv_inference_first_response_histogram_ms_bucket" in page
 
 
 def test_model_that_is_away_makes_the_pod_unready_and_not_dead(running):

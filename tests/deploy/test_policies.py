@@ -159,7 +159,7 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Manifests], object]]] = {
     ),
     "policy of no port": (CPU, "network", lambda m: policy(m)["ingress"][0]["ports"][0].update(port="gprc")),
     "everybody is a client": (CPU, "network", lambda m: policy(m)["ingress"][0]["from"].append({"podSelector": {}})),
-    "clients administrate": (CPU, "network", lambda m: policy(m)["ingress"][0]["ports"].append({"port": "http"})),
+    "every port for Prometheus": (CPU, "network", lambda m: policy(m)["ingress"][1].pop("ports")),
     "labels in the policy": (
         CPU,
         "network",
@@ -192,7 +192,7 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Manifests], object]]] = {
     "liveness of the server": (
         CPU,
         "probes",
-        lambda m: server(m).update(livenessProbe={"httpGet": {"path": "/v2/health/live", "port": "http"}}),
+        lambda m: server(m).update(livenessProbe={"httpGet": {"path": "/v2/health/live", "port": 8000}}),
     ),
     "startup in a minute": (CPU, "probes", lambda m: server(m)["startupProbe"].update(failureThreshold=12)),
     "models that can be changed": (
