@@ -11,6 +11,7 @@ API_VERSIONS = {
     "Service": "v1",
     "ServiceAccount": "v1",
     "PersistentVolumeClaim": "v1",
+    "Pod": "v1",
     "Deployment": "apps/v1",
     "Job": "batch/v1",
     "PodDisruptionBudget": "policy/v1",

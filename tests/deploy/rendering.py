@@ -18,6 +18,7 @@ TARGETS = (
     "jobs/release",
     "jobs/release-s3",
     "jobs/load-test",
+    "jobs/loader",
     "kserve",
     "tls",
     "keda",
@@ -59,6 +60,8 @@ class Manifests(list[Object]):
         for item in self.of(*WORKLOADS):
             template = item["spec"]["template"]
             yield item["metadata"]["name"], template["spec"], template["metadata"]["labels"]
+        for item in self.of("Pod"):
+            yield item["metadata"]["name"], item["spec"], item["metadata"]["labels"]
         for item in self.of("ServingRuntime"):
             # The security of the pod is in the service that runs it.
             yield item["metadata"]["name"], {**self.one("InferenceService")["spec"]["predictor"], **item["spec"]}, {}

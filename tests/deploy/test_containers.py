@@ -87,11 +87,11 @@ def test_tools_install_extras_that_there_are():
 
 def test_tools_hold_what_the_manifests_run(manifests):
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    for target in ("overlays/cpu", "jobs/release", "jobs/load-test"):
+    for target in ("overlays/cpu", "jobs/release", "jobs/load-test", "jobs/loader"):
         for _, pod, _ in manifests(target).pods():
             for container in [*pod.get("initContainers", []), *pod["containers"]]:
                 program = container["command"][0]
-                assert program in {*scripts, "python", "tritonserver"}
+                assert program in {*scripts, "python", "sleep", "tritonserver"}
                 if program == "python":
                     module = container["command"][2].removeprefix("rfserve.").replace(".", "/")
                     assert (ROOT / f"{module}.py").is_file()
