@@ -3,7 +3,7 @@
 FROM python:3.11.14-slim-bookworm AS build
 WORKDIR /source
 COPY . .
-RUN pip install --no-cache-dir --prefix=/installed --constraint=constraints.txt '.[clients,loadtest,s3]'
+RUN pip install --no-cache-dir --prefix=/installed --constraint=constraints.txt '.[clients,loadtest,release,s3]'
 
 FROM python:3.11.14-slim-bookworm
 COPY --from=build /installed /usr/local

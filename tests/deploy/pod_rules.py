@@ -17,6 +17,7 @@ SERVER_FLAGS = (
     "--load-model=*",
     "--strict-readiness=false",
     "--metrics-config=histogram_latencies=true",
+    "--metrics-config=summary_latencies=true",
     "--http-address=127.0.0.1",
     "--metrics-address=0.0.0.0",
 )
