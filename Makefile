@@ -13,6 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo   export the models, serve them, locate RECORDING ($(RECORDING)), print the fix"
 	@echo "make test   run the tests        make lint   ruff and mypy"
+	@echo "make lint-deploy   render and check the manifests and images"
 	@echo "make bench  ratios, and the README's table of them     make serve  serve $(REPOSITORY) until Ctrl-C"
 	@echo "make gpu-check   the networks on this machine's GPU (PYTHON: one with torch and timm)"
 	@echo "make bench-serving   overload, mixed requests, swaps, memory (SOAK_MINUTES=$(SOAK_MINUTES))"
@@ -61,6 +62,11 @@ lint: setup .build/typed/rfserve
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=.build/typed $(BIN)/mypy
+
+# What can be said of the manifests without a server; `make test` does all of it, and starts what they describe.
+.PHONY: lint-deploy
+lint-deploy: setup
+	$(BIN)/python -m pytest -q tests/deploy -m "not server"
 
 .PHONY: format
 format: setup

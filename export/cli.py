@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rfserve.export.commands import edge, inspect, place, register, release, write
+from rfserve.export.commands import edge, fetch, inspect, place, register, release, write
 from rfserve.export.spec import RfserveError
 
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rfserve-export", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (write, register, release, inspect, place, edge):
+    for group in (write, register, release, inspect, fetch, place, edge):
         group.add_to(commands)
     return parser
 
