@@ -16,7 +16,7 @@ help:
 	@echo "make lint-deploy   render and check the manifests and images"
 	@echo "make bench  ratios, and the README's table of them     make serve  serve $(REPOSITORY) until Ctrl-C"
 	@echo "make gpu-check   the networks on this machine's GPU (PYTHON: one with torch and timm)"
-	@echo "make bench-serving   overload, mixed requests, swaps, memory (SOAK_MINUTES=$(SOAK_MINUTES))"
+	@echo "make bench-serving   overload, mixed requests, swaps, alerts, memory (SOAK_MINUTES=$(SOAK_MINUTES))"
 
 .PHONY: setup
 setup: $(VENV)/.installed
@@ -73,10 +73,19 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Debian's Prometheus, unpacked beside the project and not installed. Without it, what needs it says so and skips.
+.PHONY: tools
+tools:
+	@test -x .tools/usr/bin/promtool || command -v promtool >/dev/null || { \
+	  mkdir -p .tools && cd .tools && { timeout 60 apt-get download -qq prometheus || \
+	  { timeout 60 apt-get update -qq && timeout 60 apt-get download -qq prometheus; }; } && \
+	  dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb; } >/dev/null 2>&1 || \
+	  echo "note: no promtool, and apt-get cannot download the package prometheus: rules are not tested"
+
 # Two at a time, then those with a tritonserver in turn: a busy machine is what they measure, and it has cost a server its
 # start. The models that the first run exports are there for the second.
 .PHONY: test
-test: setup
+test: setup tools
 	@exports="$$(mktemp -d)"; trap 'rm -rf "$$exports"' EXIT; export RFSERVE_EXPORTS="$$exports"; \
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not server" && $(BIN)/python -m pytest -m server
 
@@ -93,7 +102,7 @@ gpu-check: .build/typed/rfserve
 	PYTHONPATH=.build/typed $(PYTHON) -m rfserve.loadtest.gpu_check
 
 .PHONY: bench-serving
-bench-serving: setup
+bench-serving: setup tools
 	$(BIN)/python tests/benchmarks/serving.py --soak-minutes $(SOAK_MINUTES)
 
 .PHONY: precisions

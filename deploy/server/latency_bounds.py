@@ -1,0 +1,42 @@
+"""Upper bounds of the latency histogram, in seconds: a ladder, and every budget of the specs.
+
+Written by `rfserve-export observability --write deploy`.
+"""
+
+BOUNDS_S = (
+    0.001,
+    0.002,
+    0.005,
+    0.0075,
+    0.01,
+    0.012,
+    0.015,
+    0.016,
+    0.02,
+    0.024,
+    0.025,
+    0.03,
+    0.033,
+    0.04,
+    0.05,
+    0.066,
+    0.073,
+    0.1,
+    0.133,
+    0.146,
+    0.15,
+    0.2,
+    0.22,
+    0.233,
+    0.266,
+    0.4,
+    0.466,
+    0.5,
+    0.533,
+    0.7,
+    0.8,
+    1,
+    2,
+    5,
+    10,
+)
