@@ -53,8 +53,7 @@ class Search:
         if not outcomes:
             return self.start_hz
         lowest = min(outcomes)
-        # A generator that is the bottleneck where the search begins has to be mended first.
-        if outcomes[lowest] == INVALID or lowest <= self.lowest_hz:
+        if lowest <= self.lowest_hz:
             return None
         return max(self.lowest_hz, rounded(lowest / 2))
 

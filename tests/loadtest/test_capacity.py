@@ -56,7 +56,7 @@ def test_search_ends_at_its_ends():
 
 
 def test_search_ends_where_the_generator_is_the_bottleneck():
-    assert list(searched(SEARCH, lambda _: INVALID)) == [10]
+    assert list(searched(SEARCH, lambda _: INVALID)) == [10, 5, 2.5]
     outcomes = searched(SEARCH, lambda rate: HOLDS if rate < 70 else INVALID)
     assert max(r for r, o in outcomes.items() if o == HOLDS) < 70 < min(r for r, o in outcomes.items() if o == INVALID)
     # Nothing above the first invalid rate is tried.
@@ -139,7 +139,7 @@ def test_windows_are_long_enough_for_a_verdict():
         ({640: HOLDS}, 0, 640, "the highest rate that was tried"),
         ({10: BROKEN, 5: BROKEN, 2.5: BROKEN}, 1, 0, "capacity 0: heimdall_net does not hold p99 <= 150 ms at 2.5/s"),
         ({2.5: UNDECIDED}, 3, 0, "capacity 0: heimdall_net is not shown to hold"),
-        ({10: INVALID}, 3, 0, "the load generator was the bottleneck, and the search ends: a generator used 99%"),
+        ({2.5: INVALID}, 3, 0, "the load generator was the bottleneck, and the search ends: a generator used 99%"),
         ({10: HOLDS, 10.4: INVALID}, 3, 10, "at 10/s at least: at 10.4/s the load generator was the bottleneck"),
         ({10: HOLDS, 20: BROKEN}, 3, 10, "unfinished: heimdall_net holds p99 <= 150 ms at 10/s, and 14.1/s comes next"),
         ({}, 3, 0, "nothing was measured"),
