@@ -321,7 +321,7 @@ def test_pods_that_come_and_go_meanwhile_are_taken_as_they_are(shared, pods, clu
     cluster.before = change
     home = Path(pods[1].options.repository) / SPEC.name
     (home / "2").rename(home / ".2")
-    lines = Lines("late", lambda: (home / ".2").rename(home / "2"))
+    lines = Lines("late (", lambda: (home / ".2").rename(home / "2"))
     done = rollout(shared, service, lines)
     assert done.release(2) == {"cpu": 2, "gpu": 2}
     assert served(*pods) == [[2], [2]]
@@ -329,10 +329,9 @@ def test_pods_that_come_and_go_meanwhile_are_taken_as_they_are(shared, pods, clu
     assert "deleted (127.0.0.1:9): is gone, and left out" in lines
     # The last one read the alias before it moved.
     moved = next(i for i, line in enumerate(lines) if "the alias" in line)
-    assert [line for line in lines if "late" in line][0].endswith(
-        "waits for version 2 to be in its copy of the repository"
-    )
-    assert next(i for i, line in enumerate(lines) if f"late ({late})" in line) > moved
+    waits = next(i for i, line in enumerate(lines) if line.startswith("late"))
+    assert "waits for version 2 to be in its copy of the repository" in lines[waits]
+    assert waits > moved
 
 
 def test_pod_that_cannot_follow_the_alias_is_named_and_the_same_again_mends_it(shared, pods):
