@@ -71,7 +71,7 @@ class Access:
         except PodError:
             raise
         except LiveServerError as error:
-            raise PodError(f"{pod.name}: {error}") from error
+            raise PodError(str(error) if pod.name == pod.address else f"{pod.name}: {error}") from error
         except ValueError as error:
             # What gRPC says of a call on a closed channel.
             if not interrupted:

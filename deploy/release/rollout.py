@@ -12,7 +12,7 @@ from rfserve.export.progress import Report
 from rfserve.export.serving import Serving
 from rfserve.export.spec.model import TARGETS, Served
 from rfserve.release.alias_move import UNMOVED, AliasMove
-from rfserve.release.errors import NotEverywhere, NotReleased, NotRestored, PodError
+from rfserve.release.errors import ClusterError, NotEverywhere, NotReleased, NotRestored, PodError
 from rfserve.release.pod_server import Access, PodServer
 from rfserve.release.pods import Fleet, Pod, Sighting
 from rfserve.release.progress import PodProgress
@@ -71,11 +71,12 @@ class Rollout:
             self._report(f"no rehearsal: {steps.unrehearsed}")
         try:
             self._bring_in(steps)
-            move.make()
+            if version is not None:
+                move.make()
         except BaseException as error:
             # Whatever it was: no pod is left between two versions.
             raise self._gone_back(error, steps, move.state) from error
-        self.alias_moved = True
+        self.alias_moved = version is not None
         self._report(f"the alias of {self.spec.name} stands at {_said(versions)}")
         self._settle(steps)
         return versions
@@ -224,7 +225,8 @@ class Rollout:
             self._access.interrupt()
             pool.shutdown(cancel_futures=True)
         if not go_on and any(p.problem for p in pods):
-            self._look_again()
+            with suppress(ClusterError):
+                self._look_again()
             left = [p.problem for p in pods if p.problem and p.pod in self.pods]
             if left:
                 raise PodError("; ".join(left))

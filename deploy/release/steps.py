@@ -18,6 +18,8 @@ from rfserve.release.rehearsal import Rehearsal
 
 # Between two looks whether a pod has fetched a version.
 FETCH_POLL_S = 1.0
+# What Triton says when it finds none of the versions that it is to load.
+NOT_THERE = "at least one version must be available"
 # Bytes of versions that are on their way to pods at once: a message is in memory three times.
 SENT_AT_ONCE_BYTES = 2**29
 
@@ -135,7 +137,11 @@ class Steps:
         """Have the pod serve these versions; one that its repository lacks may be on its way there."""
         model, waits = self._spec.name, False
         while True:
-            progress.known.give(server, self._repository, {version, *others})
+            try:
+                progress.known.give(server, self._repository, {version, *others})
+            except LiveServerError as error:
+                if NOT_THERE not in str(error):
+                    raise
             if version in (served := server.served_versions(model)):
                 break
             if server.left_s < 2 * FETCH_POLL_S:
