@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import yaml
 from autoscaler import START_S, STEP_S, Autoscaler, Pod, quantity, simulate
-from rendering import FOLDER
+from rendering import FOLDER, ROOT
 
 from rfserve.export.spec import GRAPHS, find
 from rfserve.export.spec.model import TARGETS
 from rfserve.export.spec.queueing import Priority, queue_limits
 
-PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool")
+PROMTOOL = shutil.which("promtool", path=os.pathsep.join([str(ROOT / ".tools/usr/bin"), os.environ["PATH"]]))
 RULES = FOLDER / "components" / "scale-on-queue-time" / "adapter-rules.yaml"
 HOUR_S = 3600
 SETTLED_S = 900
