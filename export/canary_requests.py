@@ -2,6 +2,9 @@
 
 `index.json` lists every model whose readiness counts, and for each network one request: its body is `NAME.request`, in
 the binary form of Triton's HTTP endpoint. An ensemble has no instance of its own, and its steps are asked.
+
+A request has as many rows as the batcher joins: two of them at once are two executions, and the second finds the first
+instance busy. With one row, one instance took both, and one that was dead got none.
 """
 
 import json
@@ -13,13 +16,17 @@ from typing import Any
 from rfserve.export import durable_files
 from rfserve.export.spec import ModelSpec, example
 from rfserve.export.spec.model import Served
-from rfserve.export.spec.queueing import Priority
+from rfserve.export.spec.queueing import Priority, largest_formed_batch
 from rfserve.export.spec.tensor import TensorSpec
 
 INDEX = "index.json"
 REQUEST_ID = "rfserve-canary"
 # Less than the time-out of the probe that sends it, which would end without a reason.
 DEADLINE_S = 4.0
+# Where nobody has measured what a row costs, the batcher joins as many as there may be.
+MOST_ROWS = 8
+# More than any model has slots.
+MOST_RECEIVERS = 1000
 
 
 def write(folder: Path, specs: Sequence[Served], target: str, cores: Mapping[str, int | None]) -> None:
@@ -29,7 +36,8 @@ def write(folder: Path, specs: Sequence[Served], target: str, cores: Mapping[str
     for spec in (s for s in specs if isinstance(s, ModelSpec)):
         given = cores.get(spec.name)
         placed = spec if given is None else spec.on_cores(target, given)
-        header, payload = _request(spec)
+        rows = min(largest_formed_batch(placed, target), MOST_ROWS)
+        header, payload = _request(spec, rows)
         files[f"{spec.name}.request"] = header + payload
         canaries.append(
             {
@@ -37,7 +45,7 @@ def write(folder: Path, specs: Sequence[Served], target: str, cores: Mapping[str
                 "instances": placed.placements[target].instances,
                 "header_bytes": len(header),
                 "deadline_s": DEADLINE_S,
-                "outputs": {t.name: _shape_and_bytes(t, spec.served_sizes) for t in spec.outputs},
+                "outputs": {t.name: _shape_and_bytes(t, rows, spec.served_sizes) for t in spec.outputs},
             }
         )
     # Last: what it names is there.
@@ -47,19 +55,19 @@ def write(folder: Path, specs: Sequence[Served], target: str, cores: Mapping[str
         pass
 
 
-def _shape_and_bytes(tensor: TensorSpec, sizes: Mapping[str, int]) -> tuple[list[int], int]:
-    shape = tensor.shape(1, sizes)
+def _shape_and_bytes(tensor: TensorSpec, rows: int, sizes: Mapping[str, int]) -> tuple[list[int], int]:
+    shape = tensor.shape(rows, sizes)
     return list(shape), prod(shape) * tensor.dtype.numpy.itemsize
 
 
-def _request(spec: ModelSpec) -> tuple[bytes, bytes]:
-    """The JSON header and the tensors behind it: batch 1 at the served sizes, with one active receiver.
+def _request(spec: ModelSpec, rows: int) -> tuple[bytes, bytes]:
+    """The JSON header and the tensors behind it, at the served sizes and with every receiver active.
 
     It overtakes what waits, and the server drops it when its sender has given up.
     """
     inputs: list[dict[str, Any]] = []
     payload = b""
-    for tensor, array in zip(spec.inputs, example(spec, active=1).values(), strict=True):
+    for tensor, array in zip(spec.inputs, example(spec, batch=rows, active=MOST_RECEIVERS).values(), strict=True):
         data = array.tobytes()
         payload += data
         inputs.append(

@@ -12,6 +12,6 @@ ENTRYPOINT ["/bin/sh", "-c", "exec tritonserver \"$@\" \
   --grpc-restricted-protocol=model-repository,model-config,shared-memory,trace,logging:admin-key=$ADMIN_KEY \
   --http-restricted-api=model-repository,model-config,shared-memory,trace,logging,inference:admin-key=$ADMIN_KEY", "tritonserver"]
 CMD ["--model-repository=/models/repository", "--model-config-name=cpu", "--model-control-mode=explicit", \
-  "--load-model=*", "--strict-readiness=false", "--exit-timeout-secs=45", "--grpc-max-connection-age=300000", \
-  "--grpc-max-connection-age-grace=60000", "--metrics-config=histogram_latencies=true", \
+  "--load-model=*", "--strict-readiness=false", "--exit-timeout-secs=45", "--grpc-max-connection-age=20000", \
+  "--grpc-max-connection-age-grace=60000", \
   "--metrics-config=summary_latencies=true", "--http-address=127.0.0.1", "--metrics-address=0.0.0.0"]

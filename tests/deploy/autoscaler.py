@@ -25,7 +25,6 @@ class Pod:
 
     points: Sequence[Mapping[str, float]]
     timeout_ms: float
-    requested_cores: float = 2.0
 
     @classmethod
     def recorded(cls, timeout_ms: float) -> "Pod":
@@ -36,12 +35,17 @@ class Pod:
         """The most that was answered with less than 2 % refused."""
         return max(p["answered_hz"] for p in self.points if p["answered_hz"] > 0.98 * p["offered_hz"])
 
+    @property
+    def usable_cores(self) -> float:
+        """What the server used when it could use all that it had: where it was recorded, its load had the rest."""
+        return max(p["cpu_cores"] for p in self.points)
+
     def figures(self, offered_hz: float) -> dict[str, float]:
         """The autoscaler's metrics by name."""
         return {
             "rfserve_queue_share_cpu": self._at(offered_hz, "queue_ms") / self.timeout_ms,
             "rfserve_requests_in_flight": self._at(offered_hz, "in_flight") + self._at(offered_hz, "pending"),
-            "cpu": self._at(offered_hz, "cpu_cores") / self.requested_cores,
+            "cpu": self._at(offered_hz, "cpu_cores") / self.usable_cores,
         }
 
     def _at(self, offered_hz: float, name: str) -> float:

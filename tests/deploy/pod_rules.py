@@ -11,12 +11,13 @@ from rfserve.server.security import ADMINISTRATIVE
 
 QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?")
 GPU = "nvidia.com/gpu"
+# gRPC's own pause between two looks at a name, and what the cluster's DNS keeps an answer for at most.
+ASK_AGAIN_S, DNS_KEEPS_S = 30, 30
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 SERVER_FLAGS = (
     "--model-control-mode=explicit",
     "--load-model=*",
     "--strict-readiness=false",
-    "--metrics-config=histogram_latencies=true",
     "--metrics-config=summary_latencies=true",
     "--http-address=127.0.0.1",
     "--metrics-address=0.0.0.0",
@@ -135,8 +136,10 @@ def ending(m: Manifests) -> Iterator[str]:
         return
     (pod,) = (p for _, p, _ in m.pods() if m.server() in p["containers"])
     hook = m.server().get("lifecycle", {}).get("preStop", {})
-    if len(hook) != 1 or hook.get("sleep", {}).get("seconds", 0) < 10:
-        yield "preStop needs exactly one handler, a sleep until every endpoint has forgotten the pod"
+    age_s = int(flag(m, "--grpc-max-connection-age") or 10**9) / 1000
+    away_s = 1.1 * age_s + ASK_AGAIN_S + DNS_KEEPS_S
+    if len(hook) != 1 or hook.get("sleep", {}).get("seconds", 0) < away_s:
+        yield f"preStop needs exactly one handler, a sleep of {away_s:.0f} s until every client has gone elsewhere"
         return
     exit_s = flag(m, "--exit-timeout-secs")
     grace_s = pod.get("terminationGracePeriodSeconds", 30)
@@ -171,9 +174,8 @@ def server(m: Manifests) -> Iterator[str]:
     for wanted in SERVER_FLAGS:
         if wanted not in arguments:
             yield f"{wanted} is missing"
-    for name, least in (("--grpc-max-connection-age", 60_000), ("--grpc-max-connection-age-grace", 10_000)):
-        if int(flag(m, name) or 0) < least:
-            yield f"{name} is missing or too short: new pods get no traffic, or old ones lose some"
+    if int(flag(m, "--grpc-max-connection-age-grace") or 0) < 10_000:
+        yield "long calls would end with their connection"
     for name, beyond in (("--grpc-restricted-protocol", set()), ("--http-restricted-api", {"inference"})):
         apis, _, key = (flag(m, name) or "").partition(":")
         if set(apis.split(",")) != set(ADMINISTRATIVE) | beyond or key != "admin-key=$(ADMIN_KEY)":

@@ -9,6 +9,10 @@ import pytest
 import yaml
 from rendering import FOLDER, ROOT, TARGETS, command, containers
 
+from rfserve.export.canary_requests import MOST_ROWS
+from rfserve.export.spec import GRAPHS
+from rfserve.export.spec.model import SPEC_CORES
+from rfserve.export.spec.queueing import largest_formed_batch
 from rfserve.server import binary
 
 RELEASES = ("1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
@@ -29,6 +33,14 @@ def test_target_passes_the_strict_schemas_of_every_release(manifests, target):
 def test_readme_names_the_releases_that_are_checked():
     text = (FOLDER.parent / "README.md").read_text()
     assert f"Kubernetes {RELEASES[0]} to {RELEASES[-1]}" in text
+
+
+def test_schemas_are_strict(manifests):
+    for spoil in (lambda d: d["spec"].update(replica=2), lambda d: d["spec"].update(minReadySeconds="ten")):
+        changed = manifests("overlays/cpu").one("Deployment")
+        spoil(changed)
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate(changed, RELEASES[0], strict=True)
 
 
 def test_images_are_pinned_in_one_place(manifests):
@@ -84,3 +96,15 @@ def test_files_are_small():
     for file in FOLDER.rglob("*.yaml"):
         limit = 150 if file.name == "deployment.yaml" else 90
         assert len(file.read_text().splitlines()) <= limit, file
+
+
+def test_comment_has_the_arithmetic_of_the_specs():
+    total_ms = sum(
+        spec.placements["cpu"].instances * min(largest_formed_batch(spec, "cpu"), MOST_ROWS) * spec.row_costs_ms["cpu"]
+        for spec in GRAPHS.values()
+    )
+    period_s = 10
+    text = (FOLDER / "base" / "deployment.yaml").read_text()
+    assert f"take {total_ms:.0f} ms of CPU" in text
+    assert f"{total_ms / 1000 / SPEC_CORES / period_s:.1%}".replace("%", " %") in text
+    assert re.search(rf"probe.py, live\]}}\n\s+periodSeconds: {period_s}\n", text)

@@ -111,7 +111,17 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Manifests], object]]] = {
     "preStop beyond the grace": (
         CPU,
         "ending",
-        lambda m: server(m)["lifecycle"]["preStop"]["sleep"].update(seconds=60),
+        lambda m: server(m)["lifecycle"]["preStop"]["sleep"].update(seconds=120),
+    ),
+    "preStop before clients are gone": (
+        CPU,
+        "ending",
+        lambda m: server(m)["lifecycle"]["preStop"]["sleep"].update(seconds=15),
+    ),
+    "connections for ever": (
+        CPU,
+        "ending",
+        lambda m: server(m).update(args=[a for a in server(m)["args"] if "connection-age=" not in a]),
     ),
     "two preStop handlers": (
         CPU,
@@ -122,7 +132,7 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Manifests], object]]] = {
         CPU,
         "ending",
         lambda m: (
-            server(m)["args"].append("--exit-timeout-secs=90") or server(m)["args"].remove("--exit-timeout-secs=45")
+            server(m)["args"].append("--exit-timeout-secs=150") or server(m)["args"].remove("--exit-timeout-secs=45")
         ),
     ),
     "HPA least above most": (CPU, "scaling", lambda m: scaler(m).update(minReplicas=11)),
