@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from rfserve.export.spec import MODELS
+from rfserve.export.spec.queueing import Priority
 from rfserve.server import service as service_module
 from rfserve.server.errors import PortBusy
 from rfserve.server.latency_bounds import BOUNDS_S
@@ -77,11 +78,32 @@ def test_endpoint_shows_triton_and_what_it_lacks(part_of, call):
         assert value(found["rfserve_model_ready"], model="locate") == 1
         assert value(found["rfserve_resident_memory_bytes"], process="tritonserver") > 10e6
         assert value(found["rfserve_resident_memory_bytes"], process="stubs") > 50e6
+        # Every series is there before anything has failed.
+        assert [s.value for s in found["rfserve_requests_failed_total"]] == [0] * 8
+
         with pytest.raises(urllib.error.HTTPError):
             urllib.request.urlopen(service.metrics_url.replace("/metrics", "/other"))
         url = service.metrics_url
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(url)
+
+
+@pytest.mark.server
+def test_what_a_full_queue_refuses_is_counted_once(part_of, call):
+    repository = part_of("heimdall_net", "iq_features", "locate")
+    with Service(ServiceOptions(server=ServerOptions(repository=repository, **PORTS))) as service:
+        # All at once, through the ensemble: the queue of its first step has no room for most of them.
+        callers = call(60, service.server.grpc_url, "locate", times=1, priority=Priority.NORMAL)
+        for caller in callers:
+            caller.join(60)
+        refused = sum(len(caller.failures) for caller in callers)
+        found = scrape(service.metrics_url)
+    assert refused
+    failed = found["rfserve_requests_failed_total"]
+    assert value(failed, model="locate", reason="refused") == refused
+    assert value(failed, model="locate", reason="error") == 0
+    assert value(found["rfserve_request_latency_seconds_count"], model="locate") == 60 - refused
+    assert value(found["nv_inference_request_failure_total"], model="locate", reason="OTHER") == 2 * refused
 
 
 def test_metrics_port_that_is_taken_is_named(repository):
