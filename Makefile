@@ -13,7 +13,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo   export the models, serve them, locate RECORDING ($(RECORDING)), print the fix"
 	@echo "make test   run the tests        make lint   ruff and mypy"
-	@echo "make bench  print the ratios     make serve  serve $(REPOSITORY) until Ctrl-C"
+	@echo "make lint-deploy   render and check the manifests and images"
+	@echo "make bench  ratios, and the README's table of them     make serve  serve $(REPOSITORY) until Ctrl-C"
+	@echo "make gpu-check   the networks on this machine's GPU (PYTHON: one with torch and timm)"
 	@echo "make bench-serving   overload, mixed requests, swaps, alerts, memory (SOAK_MINUTES=$(SOAK_MINUTES))"
 
 .PHONY: setup
@@ -46,18 +48,25 @@ serve: models
 	$(BIN)/rfserve-server run --repository $(REPOSITORY)
 
 # mypy does not follow the import hook of an editable install: give it the package as a folder tree.
-.build/typed/rfserve:
+.build/typed/rfserve: Makefile
 	mkdir -p $@
 	ln -sfn ../../../export $@/export
 	ln -sfn ../../../clients $@/clients
 	ln -sfn ../../../loadtest $@/loadtest
+	ln -sfn ../../../deploy/release $@/release
 	ln -sfn ../../../deploy/server $@/server
+	touch $@
 
 .PHONY: lint
 lint: setup .build/typed/rfserve
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=.build/typed $(BIN)/mypy
+
+# What can be said of the manifests without a server; `make test` does all of it, and starts what they describe.
+.PHONY: lint-deploy
+lint-deploy: setup
+	$(BIN)/python -m pytest -q tests/deploy -m "not server"
 
 .PHONY: format
 format: setup
@@ -80,9 +89,17 @@ test: setup tools
 	@exports="$$(mktemp -d)"; trap 'rm -rf "$$exports"' EXIT; export RFSERVE_EXPORTS="$$exports"; \
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not server" && $(BIN)/python -m pytest -m server
 
+# What was kept goes into the table, also when others kept the machine too busy for the rest.
 .PHONY: bench
 bench: setup
 	$(BIN)/python tests/benchmarks/ratios.py
+	@$(BIN)/python tests/benchmarks/performance.py; measured=$$?; \
+	$(BIN)/rfserve-loadtest table --write README.md && exit $$measured
+
+# For a machine with a GPU and no network: PYTHON is one that has torch and timm, and nothing is installed.
+.PHONY: gpu-check
+gpu-check: .build/typed/rfserve
+	PYTHONPATH=.build/typed $(PYTHON) -m rfserve.loadtest.gpu_check
 
 .PHONY: bench-serving
 bench-serving: setup tools

@@ -42,6 +42,8 @@ CHANNEL_ARGUMENTS = [
     # gRPC waits up to two minutes between its own attempts to connect: a server that is back would go unnoticed.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A pod that ends still takes calls from whoever does not look for others; gRPC waits 30 s between two looks.
+    ("grpc.dns_min_time_between_resolutions_ms", 5_000),
     # The retries here know Triton's full queue from a server that is away; gRPC's do not.
     ("grpc.enable_retries", 0),
 ]

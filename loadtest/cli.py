@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from rfserve.export.spec import RfserveError
-from rfserve.loadtest.commands import check, selftest, worker
+from rfserve.loadtest.commands import capacity, check, compare, report, selftest, table, tune, worker
 
 # Neither the exit code of a broken budget nor that of a run that proves nothing.
 ERROR = 2
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rfserve-loadtest", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (check, worker, selftest):
+    for group in (check, capacity, tune, worker, report, compare, selftest, table):
         group.add_to(commands)
     return parser
 

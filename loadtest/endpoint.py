@@ -9,6 +9,7 @@ import grpc
 from rfserve.clients.connection import CHANNEL_ARGUMENTS
 from rfserve.loadtest.errors import LoadTestError
 
+CONNECT_S = 5.0
 KEY_HEADER = "triton-grpc-protocol-admin-key"
 
 
@@ -39,6 +40,19 @@ class Endpoint:
             return grpc.insecure_channel(target, options=options)
         root, key, chain = map(_content, (self.root_certificates, self.private_key, self.certificate_chain))
         return grpc.secure_channel(target, grpc.ssl_channel_credentials(root, key, chain), options=options)
+
+    def look(self) -> None:
+        """`LoadTestError` when nobody listens there, or its certificate is not trusted."""
+        channel = self.channel()
+        try:
+            grpc.channel_ready_future(channel).result(timeout=CONNECT_S)
+        except grpc.FutureTimeoutError as error:
+            raise LoadTestError(
+                f"no connection to {self.url} within {CONNECT_S:g} s; expected a server's gRPC endpoint, and the same "
+                "encryption at both ends"
+            ) from error
+        finally:
+            channel.close()
 
     @property
     def is_encrypted(self) -> bool:

@@ -2,9 +2,9 @@
 
 Import it in a process that gevent has patched. `gevent.sleep` ends about a millisecond late (measured: 0.9 ms at the
 median, 4 ms at p99 when the server leaves the generator time), so that requests go out that much after they are due.
-Latency counts from when they were due, and is never flattered by it. A request costs the process 0.4 ms of CPU when
-many are in flight, 1.5 ms when it wakes up for each one, and a millisecond more for each megabyte of its payload: one
-process sends up to about two thousand a second (`rfserve-loadtest selftest` measures it).
+Latency counts from when they were due, and is never flattered by it. A request costs the process 0.25 to 0.4 ms of CPU
+when many are in flight, 1.5 ms when it wakes up for each one, and a millisecond more for each megabyte of its payload:
+one process sends two to four thousand a second (`rfserve-loadtest selftest` measures it).
 """
 
 import itertools
@@ -25,6 +25,9 @@ from rfserve.loadtest.samples import Samples
 
 # A call that gRPC does not end at its deadline is given up so much later.
 GRACE_S = 5.0
+# What is due at the very end of a window has so long to go out, or less when it is late before. A generator that needs
+# longer for its schedule does not keep the rate, however late its budget lets it be.
+CLOSING_S = 0.05
 
 Report = Callable[[str, float | None, int, str | None], None]
 """Told of every request's end: model, latency in s from when it was due (None: it failed), bytes, and the reason."""
@@ -50,8 +53,8 @@ class Window:
 class Generator:
     """One model's requests over `channel`, recorded in `samples`. A call may take `timeout_s`.
 
-    What is sent later than `limit_s` after it was due is late; what could not be sent by so long after the window's end
-    never is.
+    What is sent later than `limit_s` after it was due is late; what could not be sent by so long after the window's
+    end, `CLOSING_S` at most, never is.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class Generator:
         self.scheduled += int((due_s >= 0).sum())
         for due, which in zip(due_s.tolist(), order.tolist(), strict=True):
             now = time.perf_counter()
-            if now > window.end + self._limit_s:
+            if now > window.end + min(self._limit_s, CLOSING_S):
                 break
             # Also when nothing is left to wait for: nothing goes out before this greenlet rests.
             gevent.sleep(max(0.0, window.start + due - now))

@@ -33,6 +33,16 @@ def of_share(hits: int, tries: int) -> tuple[float, float]:
     return low, high
 
 
+def of_shares(parts: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """The same for several repetitions' hits and tries together, and as wide as they differ: hits come in bursts."""
+    low, high = of_share(sum(hits for hits, _ in parts), sum(tries for _, tries in parts))
+    if all(tries for _, tries in parts):
+        spread = of_mean([hits / tries for hits, tries in parts])
+        if not math.isnan(spread[0]):
+            low, high = min(low, max(0.0, spread[0])), max(high, min(1.0, spread[1]))
+    return low, high
+
+
 def more_for_mean(values: Sequence[float], budget: float) -> int | None:
     """How many more repetitions of the same spread would have an interval clear of the budget; None: none that help."""
     if len(values) < 2:

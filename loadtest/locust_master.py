@@ -40,7 +40,7 @@ from rfserve.loadtest.validity import lateness_limit_ms
 
 LOOK_S = 0.02
 # After Locust has missed heartbeats for three seconds or four.
-LOST_S = 10.0
+LOST_S = 6.0
 # Payloads of many lengths are built meanwhile.
 READY_S = 300.0
 # What is left for a worker's samples to arrive.
@@ -75,6 +75,8 @@ class Master:
         self._environment = Environment(user_classes=[PlanUser], events=events)
         self._runner = self._environment.create_master_runner(host, port)
         self._present: set[str] = set()
+        self._team: list[str] = []
+        self._stranger = ""
         self._names = (f"{os.getpid()}-{n}" for n in itertools.count())
         self._job: Job | None = None
         for kind in (messages.HELLO, messages.READY, messages.SAMPLES, messages.DONE, messages.PROBLEM):
@@ -89,15 +91,14 @@ class Master:
         """Carry out a plan; `LoadTestError` when a worker fails or is lost."""
         plan, endpoint = order.plan, order.endpoint
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        self._gather()
+        self._team = self._gather()
         measured: list[Measurement] = []
         channel = endpoint.channel()
         try:
             version = server_statistics.version(channel, endpoint)
             for repetition in range(plan.repetitions):
-                for index, phase in enumerate(plan.phases):
-                    progress(f"repetition {repetition + 1} of {plan.repetitions}: {phase.name}")
-                    measured += self._measure(order, channel, index, repetition)
+                for index in range(len(plan.phases)):
+                    measured += self._measure(order, channel, index, repetition, progress)
         finally:
             channel.close()
         return Run(
@@ -118,6 +119,8 @@ class Master:
         del environment
         if msg.type == messages.HELLO:
             self._present.add(msg.node_id)
+            if (theirs := msg.data["versions"]) != messages.versions():
+                self._stranger = f"the load generator on {msg.data['host']} has {theirs}"
             return
         job = self._job
         if job is None or msg.data["job"] != job.name:
@@ -133,27 +136,35 @@ class Master:
         else:
             job.problem = msg.data["text"]
 
-    def _gather(self) -> None:
-        """Wait for the workers, and have each start its user; `LoadTestError` when they do not come in time."""
+    def _gather(self) -> list[str]:
+        """Wait for the workers, and have each start its user; `LoadTestError` when they do not come in time.
+
+        Those that came beside them have no user.
+        """
         deadline = time.monotonic() + self._wait_s
         self._come(lambda: len(self._present & set(self._runner.clients)), "have come", deadline)
         if self._runner.user_count < self._workers:
             self._runner.start(self._workers, spawn_rate=self._workers)
             self._come(lambda: int(self._runner.user_count), "have a user that runs", deadline + LOST_S)
+        return sorted(w for w, client in self._runner.clients.items() if w in self._present and client.user_count)
 
     def _come(self, count: Callable[[], int], what: str, deadline: float) -> None:
-        while (present := count()) < self._workers:
+        while (present := count()) < self._workers and not self._stranger:
             if time.monotonic() > deadline:
                 raise LoadTestError(
                     f"{present} of {self._workers} load generators {what} after {self._wait_s:g} s; see their "
                     f"messages, or start others: `rfserve-loadtest worker --master-host HOST --master-port {self.port}`"
                 )
             gevent.sleep(LOOK_S)
+        if self._stranger:
+            raise LoadTestError(f"{self._stranger}; expected {messages.versions()} as here: install the same there")
 
-    def _measure(self, order: Order, channel: Any, index: int, repetition: int) -> list[Measurement]:
+    def _measure(
+        self, order: Order, channel: Any, index: int, repetition: int, progress: Callable[[str], None]
+    ) -> list[Measurement]:
         plan, endpoint = order.plan, order.endpoint
         phase: Phase = plan.phases[index]
-        workers = sorted(self._present & set(self._runner.clients))
+        workers = self._team
         job = Job(name=next(self._names), ready=set(), done=set(), parts={w: Part() for w in workers})
         self._job = job
         limits_ms = {s.model: lateness_limit_ms(plan, s.model) for s in phase.streams}
@@ -169,6 +180,7 @@ class Master:
         for place, worker in enumerate(workers):
             self._runner.send_message(messages.SHARE, {**share, "index": place}, client_id=worker)
         self._wait(job, lambda: len(job.ready) == len(workers), READY_S, "ready")
+        progress(f"repetition {repetition + 1} of {plan.repetitions}: {phase.name}")
         for worker in workers:
             self._runner.send_message(messages.GO, {"job": job.name}, client_id=worker)
         gevent.sleep(LEAD_S + plan.warm_up_s)

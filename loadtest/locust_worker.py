@@ -217,7 +217,7 @@ def main() -> int:
 
     runner.register_message(messages.SHARE, on_share, concurrent=True)
     runner.register_message(messages.GO, on_go)
-    worker.tell(messages.HELLO, {})
+    worker.tell(messages.HELLO, {"host": socket.gethostname(), "versions": messages.versions()})
     runner.greenlet.join()
     return 0
 

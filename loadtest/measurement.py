@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rfserve.export.spec.tensor import Array
+from rfserve.loadtest import fields
 from rfserve.loadtest.errors import LoadTestError
 
 SCHEMA = 1
@@ -23,7 +24,9 @@ class ServerSplit:
     """What the server says of the same window, from Triton's statistics; means over requests that succeeded.
 
     `queue_ms` and `compute_ms` (input, inference and output) are of one request, `network_ms` is the rest of the mean
-    latency from when it was sent: wire, client, and waiting outside the queue. `mean_batch` is rows an execution.
+    latency from when it was sent: wire, client, and waiting outside the queue. `mean_batch` is rows an execution. What
+    others ask meanwhile, the watchdog too, counts in the server's figures alone: beside few requests, `network_ms` can
+    be below 0.
     """
 
     requests: int
@@ -187,12 +190,12 @@ class Run:
         """A run as `write` left it; `LoadTestError` for a file that is no run, or of a newer rfserve."""
         try:
             document = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise LoadTestError(f"cannot read {file}: {error}; expected the JSON of a run") from error
-        schema = document.get("schema") if isinstance(document, dict) else None
-        if schema != SCHEMA:
-            raise LoadTestError(f"{file}: got schema {schema!r}; expected {SCHEMA}: is it a run, of this rfserve?")
+        except (OSError, ValueError, RecursionError) as error:
+            raise LoadTestError(f"cannot read {file}: {error}; expected the whole JSON of a run") from error
+        _check(file, document)
         try:
+            fields.check(cls, document)
+            fields.check(Machine, document["machine"])
             return cls(
                 name=document["name"],
                 device=document["device"],
@@ -202,8 +205,21 @@ class Run:
                 plan=document["plan"],
                 measurements=tuple(_from_json(m) for m in document["measurements"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise LoadTestError(f"{file}: is no complete run: {type(error).__name__}: {error}") from error
+        # Whatever another program, or a hand, put where numbers, lists and objects belong.
+        except (LoadTestError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise LoadTestError(f"{file}: is no complete run: {what}") from error
+
+
+def _check(file: Path, document: Any) -> None:
+    """Refuse what is no run, and what another rfserve wrote."""
+    if not isinstance(document, dict) or "schema" not in document or "measurements" not in document:
+        raise LoadTestError(f"{file}: holds no run; expected what `rfserve-loadtest check --json` writes")
+    schema = document["schema"]
+    if schema != SCHEMA:
+        is_newer = isinstance(schema, int) and schema > SCHEMA
+        what = "a newer rfserve wrote it; read it with that one" if is_newer else "measure again with this rfserve"
+        raise LoadTestError(f"{file}: got schema {schema!r}; expected {SCHEMA}: {what}")
 
 
 def percentile_ms(latencies_s: Array, percentile: float) -> float:
@@ -225,12 +241,16 @@ def _to_json(measurement: Measurement) -> dict[str, Any]:
 
 
 def _from_json(document: Mapping[str, Any]) -> Measurement:
-    fields = dict(document)
+    fields.check(Measurement, document)
+    given = dict(document)
     for name in _TIMES:
-        fields[name] = np.asarray(fields.pop(name.replace("_s", "_us")), np.int64) / 1e6
-    server, generator = fields.pop("server"), fields.pop("generator")
+        given[name] = np.asarray(given.pop(name.replace("_s", "_us")), np.int64) / 1e6
+    server, generator = given.pop("server"), given.pop("generator")
+    fields.check(GeneratorUse, generator)
+    if server is not None:
+        fields.check(ServerSplit, server)
     return Measurement(
-        **fields,
+        **given,
         server=None if server is None else ServerSplit(**server),
         generator=GeneratorUse(**{**generator, "hosts": tuple(generator["hosts"])}),
     )

@@ -6,6 +6,8 @@ whose clocks may differ. What the word needs to reach each of them (a network's 
 others'. Raw samples come back in chunks, before the message that says done.
 """
 
+from importlib import metadata
+
 HELLO = "rfserve-hello"
 SHARE = "rfserve-share"
 READY = "rfserve-ready"
@@ -13,3 +15,8 @@ GO = "rfserve-go"
 SAMPLES = "rfserve-samples"
 DONE = "rfserve-done"
 PROBLEM = "rfserve-problem"
+
+
+def versions() -> dict[str, str]:
+    """What a worker and its master must have in common: each worker makes the whole schedule, and takes its part."""
+    return {name: metadata.version(name) for name in ("rfserve", "numpy")}

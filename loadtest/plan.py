@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from rfserve.export.spec import DEVICES, Budget, RfserveError, find
 from rfserve.loadtest.arrivals import ARRIVALS, POISSON
 from rfserve.loadtest.errors import LoadTestError
+from rfserve.loadtest.fields import check
 
 BUNDLED = Path(__file__).parent / "plans"
 FIGURES = ("p50_ms", "p95_ms", "p99_ms", "error_rate", "throughput_hz")
@@ -229,6 +230,7 @@ def _made(kind: type[Item], values: Mapping[str, Any], what: str) -> Item:
     if unknown:
         known = ", ".join(f.name for f in fields(kind))  # type: ignore[arg-type]
         raise LoadTestError(f"{what}: got unknown {', '.join(sorted(unknown))}; expected {known}")
+    check(kind, values)
     try:
         return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     except TypeError as error:

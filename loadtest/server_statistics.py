@@ -30,7 +30,7 @@ def counts(channel: Any, endpoint: Endpoint, model: str) -> Counts:
     """What the server has counted of all versions of a model by now; never raises."""
     request = service_pb2.ModelStatisticsRequest(name=model)
     try:
-        answer = _call(channel, "ModelStatistics", request, service_pb2.ModelStatisticsResponse, endpoint)
+        answer = call(channel, "ModelStatistics", request, service_pb2.ModelStatisticsResponse, endpoint)
     except grpc.RpcError as error:
         text = error.details() or ""
         why = "the server keeps them to its administrator; give --admin-key-file" if RESTRICTED_TEXT in text else text
@@ -71,15 +71,18 @@ def version(channel: Any, endpoint: Endpoint) -> str:
     """The server's own version; empty when it does not say."""
     try:
         request = service_pb2.ServerMetadataRequest()
-        return str(_call(channel, "ServerMetadata", request, service_pb2.ServerMetadataResponse, endpoint).version)
+        return str(call(channel, "ServerMetadata", request, service_pb2.ServerMetadataResponse, endpoint).version)
     except grpc.RpcError:
         return ""
 
 
-def _call(channel: Any, method: str, request: Any, answer: Any, endpoint: Endpoint) -> Any:
-    call = channel.unary_unary(
+def call(
+    channel: Any, method: str, request: Any, answer: Any, endpoint: Endpoint, *, timeout_s: float = TIMEOUT_S
+) -> Any:
+    """One of the service's calls; `grpc.RpcError` when it fails."""
+    ask = channel.unary_unary(
         f"{SERVICE}/{method}",
         request_serializer=type(request).SerializeToString,
         response_deserializer=answer.FromString,
     )
-    return call(request, timeout=TIMEOUT_S, metadata=endpoint.metadata)
+    return ask(request, timeout=timeout_s, metadata=endpoint.metadata)

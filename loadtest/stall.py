@@ -17,7 +17,7 @@ def freeze_after(delay_s: float, pids: Sequence[int], stopped_s: float = STOPPED
 
 
 def on_each_phase(delay_s: float, pids: Sequence[int], threads: list[threading.Thread]) -> Callable[[str], None]:
-    """A progress callback that freezes the processes once in every repetition of every phase."""
+    """A progress callback: freezes the processes once in every repetition of every phase, this long after it began."""
     return lambda _: threads.append(freeze_after(delay_s, pids))
 
 

@@ -32,7 +32,8 @@ def _block(verdict: Verdict, measurements: Sequence[Measurement]) -> list[str]:
 
 def _row(row: Row) -> str:
     scale, unit = (100, " %") if row.figure == "error_rate" else (1, "")
-    value, low, high, budget = (f"{v * scale:.4g}{unit}" for v in (row.value, row.low, row.high, row.budget))
+    value, low, high = (f"{v * scale:.4g}{unit}" for v in (row.value, row.low, row.high))
+    budget = f"{row.budget * scale:g}{unit}"
     span = "no interval" if math.isnan(row.low) else f"{low} to {high}"
     return f"{row.figure:14} {value:>9}  {span:22}  budget {budget:>8}  {row.outcome}"
 
@@ -54,9 +55,10 @@ def _beside(measurements: Sequence[Measurement]) -> list[str]:
         queue, compute, network, batch = (
             _mean([getattr(s, name) for s in splits]) for name in ("queue_ms", "compute_ms", "network_ms", "mean_batch")
         )
+        requests = sum(s.requests for s in splits)
         lines.append(
             f"{'server':14} queue {queue:.2f}, compute {compute:.2f}, rest {network:.2f} ms on average; "
-            f"{batch:.2f} rows a batch"
+            f"{batch:.2f} rows a batch; {requests} requests, canaries and others' included"
         )
     else:
         lines.append(f"{'server':14} {measurements[0].server_note}")

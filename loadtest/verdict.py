@@ -112,11 +112,7 @@ def _latency(figure: str, budget: float, measurements: Sequence[Measurement]) ->
 
 def _errors(budget: float, measurements: Sequence[Measurement]) -> tuple[Row, str]:
     failed, sent = sum(m.failed for m in measurements), sum(m.sent for m in measurements)
-    low, high = interval.of_share(failed, sent)
-    spread = interval.of_mean([m.error_rate for m in measurements])
-    if not math.isnan(spread[0]):
-        # Failures come in bursts, which makes their share less certain than so many independent requests would.
-        low, high = min(low, max(0.0, spread[0])), max(high, min(1.0, spread[1]))
+    low, high = interval.of_shares([(m.failed, m.sent) for m in measurements])
     row = _row("error_rate", failed / sent if sent else math.nan, low, high, budget)
     causes: dict[str, int] = {}
     for measurement in measurements:
@@ -143,7 +139,8 @@ def _row(figure: str, value: float, low: float, high: float, budget: float) -> R
     else:
         kept, broken = high <= budget, low > budget
     outcome = PASS if kept else FAIL if broken else UNDECIDED
-    return Row(figure=figure, value=value, low=low, high=high, budget=budget, outcome=outcome)
+    # Few repetitions that differ much have an interval that reaches below 0, where no figure is.
+    return Row(figure=figure, value=value, low=0.0 if low < 0 else low, high=high, budget=budget, outcome=outcome)
 
 
 def _why(row: Row, more: int | None) -> str:

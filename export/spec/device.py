@@ -1,12 +1,14 @@
 """The machines that budgets are promised on, and how a budget follows from what was measured there.
 
-A budget of a measured device is the upper end of the measured 95 % interval times `HEAD_ROOM`, rounded up, because
-machines differ and do more than a load test. A p99 is never below what the queue limits need (`queueing`), nor above
-the `CEILING_MS` that a whole fix may take. Budgets of a device that is not `measured` are promises.
+A budget of a measured device is the upper end of the measured 95 % interval times `HEAD_ROOM`, because machines differ
+and do more than a load test. A p99 is what the queue limits need (`queueing`), when that is more, and no more than the
+`CEILING_MS` that a whole fix may take. Budgets of a device that is not `measured` are promises.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from rfserve.export.spec.errors import SpecError
 
@@ -60,6 +62,17 @@ class Budget:
     def throughput_hz(self) -> float:
         """Good answers a second, at least, when `rate_hz` arrive."""
         return self.rate_hz * (1 - self.error_rate)
+
+
+def measured(*, p50_ms: float, p95_ms: float, p99_budget_ms: float, rate_hz: float) -> Budget:
+    """The budget that follows from the upper ends of measured intervals, in two digits, rounded up."""
+    return Budget(p50_ms=_with_head_room(p50_ms), p95_ms=_with_head_room(p95_ms), p99_ms=p99_budget_ms, rate_hz=rate_hz)
+
+
+def _with_head_room(upper_ms: float) -> float:
+    budget_ms = HEAD_ROOM * upper_ms
+    step_ms = 10.0 ** (np.floor(np.log10(budget_ms)) - 1)
+    return float(f"{np.ceil(np.round(budget_ms / step_ms, 6)) * step_ms:.2g}")
 
 
 def promised(target: str, *, p99_ms: float, rate_hz: float) -> dict[str, Budget]:

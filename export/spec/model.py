@@ -18,6 +18,9 @@ FEWEST_INSTANCES, THREADS_AN_INSTANCE = 2, 4
 class Placement:
     """How a target runs a model: instances, ONNX Runtime threads of each, and the batcher's wait for more requests.
 
+    `joined_rows` is how many rows the batcher joins at most; without it, what the budget has room for (`queueing`).
+    Only a placement that was tuned says it, and that one is for the machines it was tuned on.
+
     Triton 24.10 allows neither one instance nor a delay where a queue has limits. An instance tells the batcher that it
     is about to be free before it is; a batcher that is quicker finds none free and looks again after 500 ms, unless
     another instance or request wakes it (measured: half of the requests that arrived while the only instance was busy).
@@ -28,8 +31,11 @@ class Placement:
     instances: int
     intra_op_threads: int
     queue_delay_us: int = 0
+    joined_rows: int | None = None
 
     def __post_init__(self) -> None:
+        if self.joined_rows is not None and self.joined_rows < 1:
+            raise SpecError(f"placement: got {self.joined_rows} joined rows; expected 1 or more")
         if self.instances < FEWEST_INSTANCES or self.intra_op_threads < 1 or self.queue_delay_us != 0:
             raise SpecError(
                 f"placement: got {self}; expected instances from {FEWEST_INSTANCES}, threads from 1, and no delay"
@@ -39,10 +45,13 @@ class Placement:
         """The placement for another number of CPU cores: two instances, from twelve cores on one for every four.
 
         Threads of one instance shorten each answer, but the second already gains 1.8 times instead of 2; instances
-        beside each other lose nothing. From two cores on, all threads together are never more than the cores.
+        beside each other lose nothing. From two cores on, all threads together are never more than the cores. A tuned
+        placement stays as it is.
         """
         if cores < 1:
             raise SpecError(f"placement: got {cores} cores; expected 1 or more")
+        if self.joined_rows is not None:
+            return self
         instances = max(FEWEST_INSTANCES, cores // THREADS_AN_INSTANCE)
         return replace(self, instances=instances, intra_op_threads=max(1, cores // instances))
 
@@ -158,7 +167,11 @@ class ModelSpec(_Served):
         """The model on machines of so many CPU cores, which are taken to serve in proportion to them."""
         placement = self.placements[target].on(cores)
         costs = {t: ms * SPEC_CORES / cores if t == target else ms for t, ms in self.row_costs_ms.items()}
-        return replace(self, placements={**self.placements, target: placement}, row_costs_ms=costs)
+        return replace(self.placed(target, placement), row_costs_ms=costs)
+
+    def placed(self, target: str, placement: Placement) -> "ModelSpec":
+        """The model with another placement on a target."""
+        return replace(self, placements={**self.placements, target: placement})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,7 +58,10 @@ class QueueLimits:
 
 
 def largest_formed_batch(spec: ModelSpec, target: str) -> int:
-    """P: rows that the batcher joins at most. A single request may still hold `max_batch_size` rows."""
+    """P, or what the placement says: rows that the batcher joins at most. A request may still hold `max_batch_size`."""
+    tuned = spec.placements[target].joined_rows
+    if tuned is not None:
+        return min(spec.max_batch_size, tuned)
     row_ms = spec.row_costs_ms.get(target)
     if row_ms is None:
         return spec.max_batch_size

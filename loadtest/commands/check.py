@@ -8,7 +8,7 @@ from typing import Any
 
 from rfserve.loadtest import plan as plans
 from rfserve.loadtest import table, verdict
-from rfserve.loadtest.commands import server_options
+from rfserve.loadtest.commands import report, server_options
 from rfserve.loadtest.engine import LOOPBACK, MASTER_PORT, WAIT_S, Engine
 from rfserve.loadtest.errors import LoadTestError
 from rfserve.loadtest.plan import Plan
@@ -28,6 +28,7 @@ def add_to(commands: Any) -> None:
     check.add_argument("--duration-s", type=float, help="of every phase (default: the plan's)")
     check.add_argument("--processes", type=int, metavar="N", help="that generate load here (default: the plan's)")
     check.add_argument("--json", type=Path, metavar="FILE", help="write the raw samples there")
+    report.add_options(check)
     hosts = check.add_argument_group("several hosts")
     hosts.add_argument("--master", action="store_true", help="wait for `rfserve-loadtest worker` of other hosts")
     hosts.add_argument("--expect-workers", type=int, default=0, metavar="N", help="that many; goes with --master")
@@ -42,11 +43,15 @@ def _check(options: argparse.Namespace) -> int:
     plan = _chosen(plans.read(options.plan), options)
     _look_for_folders(options)
     endpoint = server_options.endpoint_of(options)
+    if not options.master:
+        # A wrong address is no server that fails.
+        endpoint.look()
     with _engine(plan, options) as engine:
         run = engine.run(plan, endpoint, repository=options.repository, progress=_tell)
     if options.json is not None:
         run.write(options.json)
     verdicts = verdict.judge(run)
+    report.write(options, run, verdicts)
     print(table.text(run, verdicts))
     return verdict.exit_code(verdicts)
 

@@ -18,7 +18,7 @@ from rfserve.loadtest.plan import Phase, Plan, Stream
 MODEL = "heimdall_net"
 RATE_HZ = 50.0
 WINDOW_S, WARM_UP_S, CEILING_S = 8.0, 1.0, 3.0
-# Into the window, with what the processes need to begin.
+# From the beginning of the warm-up.
 STALL_AFTER_S = 4.0
 USERS = 16
 # A server that is stopped for a second keeps RATE_HZ requests waiting, a sixth of all for more than these ms; a user

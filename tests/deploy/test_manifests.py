@@ -1,135 +1,64 @@
-"""Both overlays, as kubectl renders them: strict schemas, and what schemas let through."""
+"""Every target, as kubectl renders it: strict schemas of every release that the README names, images, flags."""
 
-import copy
-import shutil
+import re
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
+from rendering import FOLDER, ROOT, TARGETS, command, containers
 
+from rfserve.export.canary_requests import MOST_ROWS
+from rfserve.export.spec import GRAPHS
+from rfserve.export.spec.model import SPEC_CORES
+from rfserve.export.spec.queueing import largest_formed_batch
 from rfserve.server import binary
 
-ROOT = Path(__file__).parents[2]
-OVERLAYS = ("cpu", "gpu")
-# Beside this Python, whether or not its environment is activated.
-VALIDATE = Path(sys.executable).with_name("kubernetes-validate")
-Manifests = dict[str, dict[str, Any]]
+RELEASES = ("1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
 
 
-@pytest.fixture(scope="module", params=OVERLAYS)
-def rendered(request, tmp_path_factory) -> tuple[str, Path]:
-    """(overlay, file that `kubectl kustomize` rendered)."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not installed, so the overlays cannot be rendered")
-    folder = ROOT / "deploy" / "k8s" / "overlays" / request.param
-    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    file = tmp_path_factory.mktemp(request.param) / "all.yaml"
-    file.write_text(done.stdout)
-    return request.param, file
+@pytest.mark.parametrize("target", TARGETS)
+def test_target_passes_the_strict_schemas_of_every_release(manifests, target):
+    for item in manifests(target):
+        for release in RELEASES:
+            try:
+                kubernetes_validate.validate(item, release, strict=True)
+            except kubernetes_validate.SchemaNotFoundError:
+                # Custom resources alone have none.
+                assert "." in item["apiVersion"].split("/")[0], item["kind"]
+                assert not item["apiVersion"].split("/")[0].endswith(".k8s.io") or item["kind"] == "GRPCRoute"
 
 
-@pytest.fixture
-def manifests(rendered: tuple[str, Path]) -> Manifests:
-    found: Manifests = {}
-    for item in yaml.safe_load_all(rendered[1].read_text()):
-        found[item["kind"]] = item
-    return found
+def test_readme_names_the_releases_that_are_checked():
+    text = (FOLDER.parent / "README.md").read_text()
+    assert f"Kubernetes {RELEASES[0]} to {RELEASES[-1]}" in text
 
 
-def problems(m: Manifests) -> Iterator[str]:
-    """What a strict schema lets through, and an API server or a kubelet does not."""
-    deployment = m["Deployment"]["spec"]
-    pod = deployment["template"]["spec"]
-    container = pod["containers"][0]
-    labels = deployment["template"]["metadata"]["labels"]
-    for what, selector in (
-        ("Deployment", deployment["selector"]["matchLabels"]),
-        ("Service", m["Service"]["spec"]["selector"]),
-        ("PodDisruptionBudget", m["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"]),
-        ("NetworkPolicy", m["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"]),
-    ):
-        if not selector or selector.items() - labels.items():
-            yield f"{what} does not select the pod"
-    ports = [p["name"] for p in container["ports"]]
-    if len(set(ports)) != len(ports) or any(len(p) > 15 for p in ports):
-        yield "container ports are not distinct, or too long"
-    targets = [p["targetPort"] for p in m["Service"]["spec"]["ports"]]
-    targets += [container[f"{k}Probe"]["httpGet"]["port"] for k in ("startup", "readiness", "liveness")]
-    targets += [p["port"] for rule in m["NetworkPolicy"]["spec"]["ingress"] for p in rule["ports"]]
-    if set(targets) - set(ports):
-        yield f"ports {sorted(set(targets) - set(ports))} are not the container's"
-    volumes = {v["name"] for v in pod["volumes"]}
-    if {v["name"] for v in container["volumeMounts"]} - volumes:
-        yield "a mount names no volume"
-    hook = container["lifecycle"]["preStop"]
-    exit_s = next(int(a.split("=")[1]) for a in container["args"] if a.startswith("--exit-timeout-secs"))
-    if len(hook) != 1 or hook["sleep"]["seconds"] + exit_s >= pod["terminationGracePeriodSeconds"]:
-        yield "preStop and exit time-out do not fit into the grace period"
-    resources = container["resources"]
-    if resources["requests"]["memory"] != resources["limits"]["memory"] or "cpu" in resources["limits"]:
-        yield "memory request is not its limit, or the CPU is throttled"
-    gpu = "nvidia.com/gpu"
-    if resources["requests"].get(gpu) != resources["limits"].get(gpu):
-        yield "GPU request is not its limit"
-    if len({"minAvailable", "maxUnavailable"} & m["PodDisruptionBudget"]["spec"].keys()) != 1:
-        yield "the disruption budget needs exactly one bound"
-    security, restricted = pod["securityContext"], container["securityContext"]
-    if not (
-        security["runAsNonRoot"]
-        and security["seccompProfile"]["type"] == "RuntimeDefault"
-        and restricted["allowPrivilegeEscalation"] is False
-        and restricted["capabilities"]["drop"] == ["ALL"]
-    ):
-        yield "the pod is not what PodSecurity `restricted` asks for"
-    if ":" not in container["image"] or container["image"].endswith(":latest"):
-        yield "the image is not pinned"
+def test_schemas_are_strict(manifests):
+    for spoil in (lambda d: d["spec"].update(replica=2), lambda d: d["spec"].update(minReadySeconds="ten")):
+        changed = manifests("overlays/cpu").one("Deployment")
+        spoil(changed)
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate(changed, RELEASES[0], strict=True)
 
 
-def test_overlay_renders_what_its_target_needs(rendered, manifests):
-    container = manifests["Deployment"]["spec"]["template"]["spec"]["containers"][0]
-    assert f"--model-config-name={rendered[0]}" in container["args"]
-    assert ("nvidia.com/gpu" in container["resources"]["limits"]) == (rendered[0] == "gpu")
-    assert list(problems(manifests)) == []
+def test_images_are_pinned_in_one_place(manifests):
+    pinned = yaml.safe_load((FOLDER / "components" / "images" / "kustomization.yaml").read_text())["images"]
+    known = {f"{i['newName']}:{i['newTag']}" for i in pinned}
+    for target in TARGETS:
+        for _, pod, _ in manifests(target).pods():
+            assert {c["image"] for c in containers(pod)} <= known
+    elsewhere = [f for f in FOLDER.rglob("*.yaml") if f.parent.name != "images" and "newTag" in f.read_text()]
+    assert elsewhere == []
 
 
-def test_overlay_passes_a_strict_schema(rendered):
-    done = subprocess.run(
-        [str(VALIDATE), "-k", "1.32", "--strict", str(rendered[1])], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    # An unknown kind only warns.
-    assert "find schema" not in done.stdout + done.stderr
-
-
-def container_of(m: Manifests) -> dict[str, Any]:
-    return m["Deployment"]["spec"]["template"]["spec"]["containers"][0]
-
-
-MUTANTS: dict[str, Callable[[Manifests], object]] = {
-    "selector": lambda m: m["Service"]["spec"]["selector"].update(x="y"),
-    "gpu": lambda m: container_of(m)["resources"]["limits"].update({"nvidia.com/gpu": "3"}),
-    "mount": lambda m: container_of(m)["volumeMounts"].append({"name": "nothing", "mountPath": "/x"}),
-    "duplicate port": lambda m: container_of(m)["ports"].append({"name": "grpc", "containerPort": 9}),
-    "long port": lambda m: container_of(m)["ports"].append({"name": "a" * 16, "containerPort": 9}),
-    "grace": lambda m: m["Deployment"]["spec"]["template"]["spec"].update(terminationGracePeriodSeconds=15),
-    "two handlers": lambda m: container_of(m)["lifecycle"]["preStop"].update(exec={"command": ["true"]}),
-    "both bounds": lambda m: m["PodDisruptionBudget"]["spec"].update(minAvailable=1),
-    "probe port": lambda m: container_of(m)["livenessProbe"]["httpGet"].update(port="htp"),
-    "root": lambda m: m["Deployment"]["spec"]["template"]["spec"]["securityContext"].update(runAsNonRoot=False),
-    "image": lambda m: container_of(m).update(image="nvcr.io/nvidia/tritonserver:latest"),
-}
-
-
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_check_finds_the_seeded_mistake(manifests, mutant):
-    changed = copy.deepcopy(manifests)
-    MUTANTS[mutant](changed)
-    assert list(problems(changed)), mutant
+@pytest.mark.parametrize("target", ["overlays/cpu", "overlays/gpu"])
+def test_overlay_serves_what_its_target_is_for(manifests, target):
+    found = manifests(target)
+    container = found.server()
+    assert next(iter(m["data"]["TARGET"] for m in found.of("ConfigMap") if "TARGET" in m["data"])) == target[-3:]
+    assert ("nvidia.com/gpu" in container["resources"]["limits"]) == (target[-3:] == "gpu")
 
 
 def test_every_flag_is_one_that_tritonserver_knows(manifests, tmp_path: Path):
@@ -137,6 +66,45 @@ def test_every_flag_is_one_that_tritonserver_knows(manifests, tmp_path: Path):
     known = subprocess.run(
         [str(found.path), "--help"], env=found.environment, capture_output=True, text=True, check=False
     )
-    for argument in container_of(manifests)["args"]:
-        flag = argument.split("=")[0].removeprefix("--")
-        assert flag in known.stdout + known.stderr, argument
+    words = set(re.findall(r"--([a-z-]+)", known.stdout + known.stderr))
+    for target in ("overlays/cpu", "tls", "kserve"):
+        for argument in command(manifests(target).server(), {})[1:]:
+            assert argument.split("=")[0].removeprefix("--") in words, argument
+
+
+def test_runtime_of_kserve_is_the_container_of_the_deployment(manifests):
+    ours, theirs = manifests("overlays/cpu").server(), manifests("kserve").server()
+
+    def elsewhere(text: str) -> str:
+        return text.replace("/mnt/models", "/models").replace("=cpu", "=$(TARGET)")
+
+    assert [elsewhere(a) for a in theirs["args"]] == ours["args"]
+    for name in ("startupProbe", "readinessProbe", "livenessProbe", "lifecycle", "securityContext", "image"):
+        assert theirs[name] == ours[name]
+
+
+def test_no_secret_is_in_the_repository():
+    listed = subprocess.run(["git", "ls-files", "deploy"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listed.split():
+        text = (ROOT / name).read_text(errors="ignore")
+        assert not re.search(r"^kind: Secret$|secretGenerator|BEGIN [A-Z ]*PRIVATE KEY|AKIA[0-9A-Z]{16}", text, re.M), (
+            name
+        )
+
+
+def test_files_are_small():
+    for file in FOLDER.rglob("*.yaml"):
+        limit = 150 if file.name == "deployment.yaml" else 90
+        assert len(file.read_text().splitlines()) <= limit, file
+
+
+def test_comment_has_the_arithmetic_of_the_specs():
+    total_ms = sum(
+        spec.placements["cpu"].instances * min(largest_formed_batch(spec, "cpu"), MOST_ROWS) * spec.row_costs_ms["cpu"]
+        for spec in GRAPHS.values()
+    )
+    period_s = 10
+    text = (FOLDER / "base" / "deployment.yaml").read_text()
+    assert f"take {total_ms:.0f} ms of CPU" in text
+    assert f"{total_ms / 1000 / SPEC_CORES / period_s:.1%}".replace("%", " %") in text
+    assert re.search(rf"probe.py, live\]}}\n\s+periodSeconds: {period_s}\n", text)

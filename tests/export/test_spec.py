@@ -19,6 +19,7 @@ from rfserve.export.spec import (
     example,
     find,
 )
+from rfserve.export.spec.device import CEILING_MS, measured
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -109,6 +110,19 @@ def test_placement_for_other_machines_never_has_more_threads_than_cores(cores, i
     assert (placement.instances, placement.intra_op_threads) == (instances, threads)
     with pytest.raises(SpecError, match="0 cores"):
         placement.on(0)
+
+
+@pytest.mark.parametrize(
+    ("upper_ms", "budget_ms"), [(10.0, 15), (6.04, 9.1), (15.95, 24), (66.6, 100), (67.4, 110), (101.0, 160)]
+)
+def test_budget_is_what_was_measured_with_head_room_rounded_up(upper_ms, budget_ms):
+    found = measured(p50_ms=upper_ms, p95_ms=upper_ms, p99_budget_ms=700, rate_hz=3)
+    assert (found.p50_ms, found.p95_ms, found.p99_ms) == (budget_ms, budget_ms, 700)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_fix_may_take_longer_than_the_ceiling(name):
+    assert all(budget.p99_ms <= CEILING_MS for budget in MODELS[name].budgets.values())
 
 
 def test_axis_and_budget_and_ensemble_are_checked():

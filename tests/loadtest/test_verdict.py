@@ -60,6 +60,12 @@ def test_interval_around_a_budget_is_undecided_and_says_what_would_settle_it():
     assert "a hundred would not settle it" in found.reasons[0]
 
 
+def test_interval_of_a_latency_ends_at_zero():
+    found = row(judged(repetitions(scales=(0.1, 0.1, 5.0))), "p50_ms")
+    assert found.low == 0
+    assert found.high > found.value
+
+
 def test_one_repetition_is_undecided():
     found = judged(repetitions(scales=(1.0,), count=1200))
     assert found.outcome == UNDECIDED

@@ -1,0 +1,245 @@
+"""What an API server, or a person on call, would find wrong with how objects fit together, and schemas do not."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from rendering import Manifests, Object
+
+# Each kind's only version that servers of every supported release have.
+API_VERSIONS = {
+    "ConfigMap": "v1",
+    "Service": "v1",
+    "ServiceAccount": "v1",
+    "PersistentVolumeClaim": "v1",
+    "Pod": "v1",
+    "Deployment": "apps/v1",
+    "Job": "batch/v1",
+    "PodDisruptionBudget": "policy/v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
+    "HorizontalPodAutoscaler": "autoscaling/v2",
+    "Role": "rbac.authorization.k8s.io/v1",
+    "RoleBinding": "rbac.authorization.k8s.io/v1",
+    "GRPCRoute": "gateway.networking.k8s.io/v1",
+    "ScaledObject": "keda.sh/v1alpha1",
+    "Certificate": "cert-manager.io/v1",
+    "ClusterStorageContainer": "serving.kserve.io/v1alpha1",
+    "ServingRuntime": "serving.kserve.io/v1alpha1",
+    "InferenceService": "serving.kserve.io/v1beta1",
+}
+CLUSTER_WIDE = {"ClusterStorageContainer"}
+# https://gateway-api.sigs.k8s.io/geps/gep-2257: no fractions, and nothing longer than five digits.
+GATEWAY_DURATION = re.compile(r"([0-9]{1,5}(h|m|s|ms)){1,4}")
+# The Service of the other overlay, which a canary stands beside.
+BESIDE = {"triton"}
+
+
+def kinds(m: Manifests) -> Iterator[str]:
+    for item in m:
+        kind, name = item["kind"], item["metadata"]["name"]
+        if item["apiVersion"] != API_VERSIONS.get(kind):
+            yield f"{kind} {name}: got {item['apiVersion']}; expected {API_VERSIONS.get(kind, 'another kind')}"
+        if (item["metadata"].get("namespace") == "rfserve") == (kind in CLUSTER_WIDE):
+            yield f"{kind} {name}: is not in the namespace rfserve, or cannot be in one"
+        if kind == "Secret":
+            yield f"Secret {name}: a secret is in the repository"
+
+
+def selectors(m: Manifests) -> Iterator[str]:
+    labels = [found for _, _, found in m.pods()]
+    for item in m.of("Deployment"):
+        template = item["spec"]["template"]
+        for spread in template["spec"]["topologySpreadConstraints"]:
+            if not _selects(spread["labelSelector"]["matchLabels"], template["metadata"]["labels"]):
+                yield f"a spread of {item['metadata']['name']} does not count its pods"
+        if not _selects(item["spec"]["selector"]["matchLabels"], template["metadata"]["labels"]):
+            yield f"Deployment {item['metadata']['name']} does not select its pods"
+    chosen = {f"Service {o['metadata']['name']}": o["spec"]["selector"] for o in m.of("Service")}
+    for kind, path in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
+        chosen |= {f"{kind} {o['metadata']['name']}": o["spec"][path]["matchLabels"] for o in m.of(kind)}
+    for what, selector in chosen.items():
+        if not any(_selects(selector, found) for found in labels):
+            yield f"{what} selects no pod"
+
+
+def services(m: Manifests) -> Iterator[str]:
+    for item in m.of("Service"):
+        spec = item["spec"]
+        there = {p["name"] for _, pod, found in m.pods() if _selects(spec["selector"], found) for p in _ports(pod)}
+        names = [p["name"] for p in spec["ports"]]
+        if len(set(names)) != len(names):
+            yield f"Service {item['metadata']['name']}: port names are not distinct: {names}"
+        for port in spec["ports"]:
+            target = port["targetPort"]
+            if target not in there or len(str(target)) > 15:
+                yield f"Service {item['metadata']['name']}: no container has the port {target}"
+        if spec.get("clusterIP") != "None":
+            yield f"Service {item['metadata']['name']} is not headless: all calls of a gRPC client would go to one pod"
+        grpc = [p for p in spec["ports"] if p["name"] == "grpc"]
+        if any(p.get("appProtocol") not in {"kubernetes.io/h2c", "https"} for p in grpc):
+            yield f"Service {item['metadata']['name']}: gateways take gRPC for HTTP/1"
+
+
+def disruption(m: Manifests) -> Iterator[str]:
+    for item in m.of("PodDisruptionBudget"):
+        if len({"minAvailable", "maxUnavailable"} & item["spec"].keys()) != 1:
+            yield "the disruption budget needs exactly one bound"
+        if item["spec"].get("unhealthyPodEvictionPolicy") != "AlwaysAllow":
+            yield "a pod that is broken anyway could keep a node from being drained"
+    for item in m.of("Deployment"):
+        if not any(_selects(b["spec"]["selector"]["matchLabels"], _labels(item)) for b in m.of("PodDisruptionBudget")):
+            yield f"nothing bounds how many pods of {item['metadata']['name']} a drain may end at once"
+
+
+def rollout(m: Manifests) -> Iterator[str]:
+    for item in m.of("Deployment"):
+        spec = item["spec"]
+        pod = spec["template"]["spec"]
+        on_gpu = any("nvidia.com/gpu" in c["resources"]["limits"] for c in pod["containers"])
+        step = spec.get("strategy", {}).get("rollingUpdate", {})
+        if (step.get("maxSurge"), step.get("maxUnavailable")) != ((0, 1) if on_gpu else (1, 0)):
+            yield f"a rollout would need a GPU that nobody has, or lose a pod: {step}"
+        if spec.get("minReadySeconds", 0) < 10:
+            yield "a pod that fails in its first seconds counts as available"
+        startup = m.server()["startupProbe"]
+        if spec.get("progressDeadlineSeconds", 600) <= startup["periodSeconds"] * startup["failureThreshold"]:
+            yield "a rollout counts as failed before its pods may have started"
+        topology = {c["topologyKey"] for c in pod.get("topologySpreadConstraints", [])}
+        if "kubernetes.io/hostname" not in topology:
+            yield "all pods may be on one node"
+
+
+def scaling(m: Manifests) -> Iterator[str]:
+    for item in m.of("HorizontalPodAutoscaler", "ScaledObject"):
+        spec = item["spec"]
+        least, most = (spec.get(f"{k}Replicas", spec.get(f"{k}ReplicaCount")) for k in ("min", "max"))
+        if least is None or most is None or not 2 <= least <= most:
+            yield f"got {least} to {most} pods; expected from 2 on, and the least first"
+        target = [d for d in m.of("Deployment") if d["metadata"]["name"] == spec["scaleTargetRef"]["name"]]
+        if not target or "replicas" in target[0]["spec"]:
+            yield "what is scaled is not there, or says its number itself: an apply would set it back"
+        behavior = spec.get("behavior") or spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+        if behavior["scaleDown"].get("stabilizationWindowSeconds", 0) < 300:
+            yield "pods that take a minute to start would be taken away at once"
+    if any(m.of("ScaledObject")) and "fallback" not in m.one("ScaledObject")["spec"]:
+        yield "without Prometheus there is no number of pods"
+    if any(m.of("ScaledObject")) and any(m.of("HorizontalPodAutoscaler")):
+        yield "two autoscalers for one Deployment"
+
+
+def network(m: Manifests) -> Iterator[str]:
+    for item in m.of("NetworkPolicy"):
+        for rule in [*item["spec"].get("ingress", []), *item["spec"].get("egress", [])]:
+            for peer in [*rule.get("from", []), *rule.get("to", [])]:
+                if "ipBlock" in peer and len(peer) > 1:
+                    yield f"{item['metadata']['name']}: an ipBlock beside another selector"
+        chosen = [
+            p
+            for _, pod, found in m.pods()
+            if _selects(item["spec"]["podSelector"]["matchLabels"], found)
+            for p in _ports(pod)
+        ]
+        names = {p["name"] for p in chosen}
+        for port in (p["port"] for rule in item["spec"].get("ingress", []) for p in rule.get("ports", [])):
+            if isinstance(port, str) and port not in names:
+                yield f"{item['metadata']['name']}: no container has the port {port}"
+    if not any(o["metadata"]["name"] == "triton" for o in m.of("NetworkPolicy")):
+        if any(o["metadata"]["name"] == "triton" for o in m.of("Deployment")):
+            yield "everybody may come in"
+        return
+    spec = m.one("NetworkPolicy", "triton")["spec"]
+    if set(spec.get("policyTypes", [])) != {"Ingress", "Egress"}:
+        yield "nothing bounds what comes in, or what goes out"
+    here = {"kubernetes.io/metadata.name": "rfserve"}
+    monitoring = {"kubernetes.io/metadata.name": "monitoring"}
+    for who, namespace, labels, expected in (
+        ("a stranger", here, {}, set()),
+        ("a stranger elsewhere", {"kubernetes.io/metadata.name": "other"}, {"rfserve/client": "true"}, set()),
+        ("a client", here, {"rfserve/client": "true"}, {"grpc"}),
+        ("a client's namespace", {"rfserve/clients": "true"}, {}, {"grpc"}),
+        ("Prometheus", monitoring, {"app.kubernetes.io/name": "prometheus"}, {"metrics"}),
+        ("another pod beside Prometheus", monitoring, {}, set()),
+        ("the release", here, {"app.kubernetes.io/component": "release"}, {"grpc"}),
+    ):
+        admitted = _admitted(spec, namespace, labels, home=here)
+        if admitted != expected:
+            yield f"{who} reaches {sorted(admitted)}; expected {sorted(expected)}"
+
+
+def routes(m: Manifests) -> Iterator[str]:
+    for item in m.of("GRPCRoute", "HTTPRoute"):
+        for rule in item["spec"]["rules"]:
+            for match in rule.get("matches", []):
+                method = match.get("method", {"service": "any"})
+                if not {"service", "method"} & method.keys():
+                    yield "a match of a method needs a service or a method"
+            for duration in rule.get("timeouts", {}).values():
+                if not GATEWAY_DURATION.fullmatch(duration):
+                    yield f"{duration} is no duration of the Gateway API"
+            here = {o["metadata"]["name"] for o in m.of("Service")} | BESIDE
+            for backend in rule["backendRefs"]:
+                if backend["name"] not in here or backend["port"] != 8001:
+                    yield f"no Service {backend['name']} has the port {backend['port']}"
+            if sum(b.get("weight", 1) for b in rule["backendRefs"]) == 0:
+                yield "all weights are 0: every call would fail"
+    changing = ("Repository", "SharedMemory", "Trace", "Log")
+    for item in m.of("GRPCRoute"):
+        for match in (x for rule in item["spec"]["rules"] for x in rule.get("matches", [{}])):
+            method = match.get("method", {}).get("method", "")
+            if not method or any(word in method for word in changing):
+                yield "administrative calls come in through the gateway"
+
+
+def permissions(m: Manifests) -> Iterator[str]:
+    for item in m.of("Role"):
+        for rule in item["rules"]:
+            if set(rule["verbs"]) - {"get", "list"} or rule["resources"] != ["endpointslices"]:
+                yield f"{item['metadata']['name']} may do more than ask which pods there are: {rule}"
+    for item in m.of("RoleBinding"):
+        named = {o["metadata"]["name"] for o in m.of("ServiceAccount")}
+        if any(s["name"] not in named or s.get("namespace") != "rfserve" for s in item["subjects"]):
+            yield "the role is bound to nobody"
+    accounts = {o["metadata"]["name"] for o in m.of("ServiceAccount")}
+    for name, pod, _ in m.pods():
+        if pod.get("serviceAccountName") is not None and pod["serviceAccountName"] not in accounts:
+            yield f"{name}: the service account {pod['serviceAccountName']} is not there"
+
+
+def jobs(m: Manifests) -> Iterator[str]:
+    for item in m.of("Job"):
+        spec = item["spec"]
+        if spec["template"]["spec"].get("restartPolicy") != "Never":
+            yield f"{item['metadata']['name']}: its exit code would start it again"
+        worker = _labels(item)["app.kubernetes.io/component"] == "load-worker"
+        if not worker and spec.get("backoffLimit") != 0:
+            yield f"{item['metadata']['name']}: its verdict would be asked for again until it is another"
+
+
+def _admitted(spec: Object, namespace: Mapping[str, str], labels: Mapping[str, str], home: object) -> set[str]:
+    """The ports that a pod with these labels reaches, in a namespace with those."""
+    found: set[str] = set()
+    for rule in spec.get("ingress", []):
+        for peer in rule.get("from", [{}]):
+            from_there = (
+                _selects(peer["namespaceSelector"].get("matchLabels", {}), namespace)
+                if ("namespaceSelector" in peer)
+                else (not peer or namespace == home)
+            )
+            if from_there and _selects(peer.get("podSelector", {}).get("matchLabels", {}), labels):
+                found |= {p["port"] for p in rule.get("ports", [])} or {"every port"}
+    return found
+
+
+def _selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    return not selector.items() - labels.items()
+
+
+def _labels(item: Object) -> dict[str, str]:
+    found: dict[str, str] = item["spec"]["template"]["metadata"]["labels"]
+    return found
+
+
+def _ports(pod: Object) -> list[Object]:
+    return [p for c in pod["containers"] for p in c.get("ports", [])]
+
+
+RULES = (kinds, selectors, services, disruption, rollout, scaling, network, routes, permissions, jobs)

@@ -1,0 +1,107 @@
+"""Calls to one name with two addresses, as a headless Service has them: shared evenly, and none lost by a drain.
+
+The drain is that of the manifests with shorter times: the name forgets the pod, its connections come of age, the client
+asks for addresses again, and only then comes SIGTERM. Without the wait, hundreds of calls met a server that still took
+them and had no models any more.
+"""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import local_pod
+import pytest
+
+from rfserve.clients.connection import CHANNEL_ARGUMENTS
+from rfserve.server.process import ServerOptions, TritonServer
+from rfserve.server.security import Security
+
+pytestmark = [pytest.mark.server, pytest.mark.skipif(bool(local_pod.impossible()), reason=local_pod.impossible())]
+
+MODEL = "mel_features"
+NAME = "triton.rfserve.test"
+ADDRESSES = ("127.0.0.2", "127.0.0.3")
+AGE_S = 2.0
+ASK_AGAIN_S = dict(CHANNEL_ARGUMENTS)["grpc.dns_min_time_between_resolutions_ms"] / 1000
+CLIENT = Path(__file__).with_name("balanced_client.py")
+
+
+def free_port() -> int:
+    with socket.socket() as there:
+        there.bind((ADDRESSES[0], 0))
+        return int(there.getsockname()[1])
+
+
+@pytest.fixture
+def servers(small_model: Path) -> Iterator[list[TritonServer]]:
+    port = free_port()
+    with ExitStack() as running:
+        yield [
+            running.enter_context(
+                TritonServer(
+                    ServerOptions(
+                        repository=small_model,
+                        models=(MODEL,),
+                        address=address,
+                        grpc_port=port,
+                        http_port=0,
+                        metrics_port=0,
+                        exit_timeout_s=20,
+                        extra_arguments=(f"--grpc-max-connection-age={AGE_S * 1000:.0f}",),
+                        security=Security(open_admin=True),
+                    )
+                )
+            )
+            for address in ADDRESSES
+        ]
+
+
+def served(server: TritonServer) -> int:
+    (found,) = (s for s in server.http.statistics() if s["name"] == MODEL)
+    return int(found["inference_stats"]["success"]["count"])
+
+
+def test_calls_to_a_name_are_shared_and_none_is_lost_when_a_pod_drains(servers, tmp_path):
+    hosts = tmp_path / "hosts"
+    shutil.copy("/etc/hosts", hosts)
+    rest = hosts.read_text()
+    hosts.write_text(rest + "".join(f"{a} {NAME}\n" for a in ADDRESSES))
+    port = servers[0].grpc_url.rpartition(":")[2]
+    script = f"mount --bind {hosts} /etc/hosts && exec {sys.executable} {CLIENT} {NAME}:{port}"
+    words = ["unshare", "--mount", "--propagation=private", "sh", "-c", script]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as client:
+        try:
+
+            def say(line: str) -> None:
+                client.stdin.write(f"{line}\n")
+
+            assert client.stdout.readline() == "ready\n"
+            before = [served(s) for s in servers]
+            say("200")
+            assert json.loads(client.stdout.readline()) == {"calls": 200, "errors": [], "retries": 0}
+            shares = [served(s) - b for s, b in zip(servers, before, strict=True)]
+            assert sum(shares) == 200
+            assert all(90 <= n <= 110 for n in shares), shares
+
+            say("go")
+            time.sleep(0.5)
+            # In place: it is this file that is mounted.
+            hosts.write_text(rest + f"{ADDRESSES[1]} {NAME}\n")
+            time.sleep(1.1 * AGE_S + ASK_AGAIN_S + 1)
+            servers[0].send_signal(signal.SIGTERM)
+            assert servers[0].drained(20) == 0
+            time.sleep(0.5)
+            say("stop")
+            done = json.loads(client.stdout.readline())
+            assert done["errors"] == []
+            assert done["retries"] == 0
+            assert done["calls"] > 50
+        finally:
+            client.kill()
