@@ -26,6 +26,7 @@ from wire_load import Outcome, WireLoad, serialised
 
 from rfserve.export.repository import Repository
 from rfserve.export.spec import example, find
+from rfserve.export.spec.queueing import Priority
 from rfserve.server import process_group
 from rfserve.server.model_watch import WatchOptions
 from rfserve.server.options import ServerOptions
@@ -114,10 +115,14 @@ def _wait_for_scrapes(seen: Prometheus) -> None:
 class Load(threading.Thread):
     """Requests until it is stopped: `concurrency` at a time without pause, or `rate_hz` open loop."""
 
-    def __init__(self, grpc: str, model: str, *, rate_hz: float = 0.0, concurrency: int = 1, batch: int = 1) -> None:
+    def __init__(
+        self, grpc: str, model: str, *, rate_hz: float = 0.0, concurrency: int = 1, batch: int = 1, priority: int = 0
+    ) -> None:
         super().__init__(daemon=True)
         self._grpc, self._rate_hz, self._concurrency = grpc, rate_hz, concurrency
-        self._requests = [serialised(model, example(find(model), batch=batch, seed=seed)) for seed in range(4)]
+        self._requests = [
+            serialised(model, example(find(model), batch=batch, seed=seed), priority=priority) for seed in range(4)
+        ]
         self._model = model
         self.stopped = threading.Event()
         self.outcome = Outcome()
@@ -255,7 +260,7 @@ def _large_requests(watched: Watched, stack: ExitStack) -> None:
 
 
 def _never_free(watched: Watched, stack: ExitStack) -> None:
-    _load(watched, stack, MODEL, concurrency=100)
+    _load(watched, stack, MODEL, concurrency=20, priority=Priority.URGENT)
 
 
 def _kill_stub(watched: Watched, stack: ExitStack) -> None:
@@ -380,7 +385,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         cause=_unload,
     ),
     "never_free": Experiment(
-        about="100 clients that ask without pause, so that canaries find the queue full",
+        about="urgent requests without pause, so that canaries wait in vain",
         fires=frozenset({"RfserveCanaryStale"}),
         may=frozenset({ERRORS, QUEUE, LATENCY}),
         serve=_ours(MODEL, WATCH),
