@@ -360,6 +360,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "dead_instance_stock": Experiment(
         about="the same, with Triton's metrics alone",
         fires=frozenset({ERRORS, "RfserveInstanceFailing"}),
+        # Triton's quantiles look back for 60 s, which cannot be hastened: one slow first request is an hour of them.
+        may=frozenset({"RfserveTailLatency"}),
         serve=_plain(MODEL),
         cause=_kill_stub,
     ),
@@ -434,6 +436,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "growing": Experiment(
         about="ever larger requests",
         fires=frozenset({"RfserveMemoryGrowing"}),
+        may=frozenset({LATENCY}),
         serve=_ours(MODEL, WATCH, calm_hz=0),
         cause=_grow,
         hasten=360,
@@ -446,7 +449,7 @@ def verdict(experiment: Experiment, result: Result) -> str:
     """Empty when what fired is what should have, and what is wrong when not."""
     fired = set(result.after_s)
     wrong = []
-    if result.early:
+    if result.early - experiment.may:
         wrong.append(f"fired before: {', '.join(sorted(result.early))}")
     if experiment.fires - fired:
         wrong.append(f"did not fire: {', '.join(sorted(experiment.fires - fired))}")
