@@ -131,7 +131,9 @@ def spike(minutes: int, calm: int, over: float) -> str:
     return f"0+{MINUTELY}x{calm} {first + good:g}+{good:g}x{minutes - 1} {second + MINUTELY:g}+{MINUTELY}x{LONG}"
 
 
-P99_BUCKETS = [name for name in both(latency, MODEL, over={}) if f'le="{bound_text(150)}"' in name]
+P99_BUCKETS = [
+    name for name in both(latency, MODEL, over={}) if f'le="{bound_text(find(MODEL).budgets[DEVICE].p99_ms)}"' in name
+]
 STOCK = healthy(stock=True)
 SUMMARY = at_a("nv_inference_request_summary_us", more=',version="1",quantile="0.99"')
 P99_US = find(MODEL).budgets[DEVICE].p99_ms * 1e3
@@ -168,9 +170,15 @@ CASES = [
         **AN_HOUR,
     ),
     Case(
-        name="three slow requests in a quiet night",
+        name="twenty slow minutes that are over since half an hour",
+        changes=dict.fromkeys(P99_BUCKETS, spike(20, 20, 1)),
+        **AN_HOUR,
+    ),
+    Case(
+        name="a few slow requests in a quiet night",
         changes={
-            k: (f"0x70 3x{LONG}" if "+Inf" in k or "_count" in k else always(0)) for k in both(latency, MODEL, over={})
+            k: (f"0x60 0.2+0.2x{LONG}" if "+Inf" in k or "_count" in k else always(0))
+            for k in both(latency, MODEL, over={})
         },
         **AN_HOUR,
     ),
@@ -345,6 +353,15 @@ CASES = [
         **fires("RfserveVersionSkew"),
     ),
     Case(
+        name="counters of an old version stay at one server",
+        minutes=25,
+        base={
+            **without(STOCK, f'model="{MODEL}"'),
+            **{k: f"{MINUTELY}x{LONG}" for k in triton(MODEL, "a") if "success" in k},
+        },
+        changes=both(triton, MODEL, version="2"),
+    ),
+    Case(
         name="memory grows by 2 % an hour",
         changes={MEMORY: f"1e9+3333333x{LONG}"},
         **A_DAY,
@@ -356,7 +373,11 @@ CASES = [
         **fires("RfserveMemoryGrowing"),
     ),
     Case(name="memory grows by 0.2 % an hour", changes={MEMORY: f"1e9+333333x{LONG}"}, **A_DAY),
-    Case(name="memory grows for an hour after the start", changes={MEMORY: f"1e9+200000000x6 2.2e9x{LONG}"}, **A_DAY),
+    Case(
+        name="memory grows for an hour after the start",
+        changes={MEMORY: f"1e9+200000000x6 2.2e9x{LONG}"},
+        **{**A_DAY, "minutes": 4 * 60},
+    ),
 ]
 
 

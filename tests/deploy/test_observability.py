@@ -155,3 +155,22 @@ def test_pod_monitor_selects_the_pods_that_serve(kubectl):
     endpoint = monitor["podMetricsEndpoints"][0]
     assert endpoint["port"] in {p["name"] for p in container["ports"]}
     assert {"targetLabel": "job", "replacement": "rfserve"} in endpoint["relabelings"]
+
+
+def test_one_host_has_the_same_rules_and_dashboard(tmp_path: Path):
+    compose = yaml.safe_load((DEPLOY / "docker" / "compose.yaml").read_text())["services"]
+    for service, place in (("prometheus", "/etc/prometheus/"), ("grafana", "/etc/grafana/dashboards/")):
+        for source, target, *_ in (volume.split(":") for volume in compose[service]["volumes"]):
+            if target.startswith(place):
+                # As they lie in the container.
+                shutil.copy(DEPLOY / "docker" / source, tmp_path / target.removeprefix(place))
+    assert json.loads((tmp_path / "dashboard.json").read_text()) == dashboard()
+    config = yaml.safe_load((tmp_path / "prometheus.yaml").read_text())
+    assert [c["job_name"] for c in config["scrape_configs"]] == ["rfserve"]
+    promtool = tool("promtool")
+    if promtool is None:
+        pytest.skip(f"promtool {MISSING}")
+    command = [promtool, "check", "config", str(tmp_path / "prometheus.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 rule files found" in done.stdout
