@@ -14,8 +14,9 @@ help:
 	@echo "make demo   export the models, serve them, locate RECORDING ($(RECORDING)), print the fix"
 	@echo "make test   run the tests        make lint   ruff and mypy"
 	@echo "make lint-deploy   render and check the manifests and images"
-	@echo "make bench  print the ratios     make serve  serve $(REPOSITORY) until Ctrl-C"
-	@echo "make bench-serving   overload, mixed requests, swaps, memory (SOAK_MINUTES=$(SOAK_MINUTES))"
+	@echo "make bench  ratios, and the README's table of them     make serve  serve $(REPOSITORY) until Ctrl-C"
+	@echo "make gpu-check   the networks on this machine's GPU (PYTHON: one with torch and timm)"
+	@echo "make bench-serving   overload, mixed requests, swaps, alerts, memory (SOAK_MINUTES=$(SOAK_MINUTES))"
 
 .PHONY: setup
 setup: $(VENV)/.installed
@@ -47,12 +48,14 @@ serve: models
 	$(BIN)/rfserve-server run --repository $(REPOSITORY)
 
 # mypy does not follow the import hook of an editable install: give it the package as a folder tree.
-.build/typed/rfserve:
+.build/typed/rfserve: Makefile
 	mkdir -p $@
 	ln -sfn ../../../export $@/export
 	ln -sfn ../../../clients $@/clients
 	ln -sfn ../../../loadtest $@/loadtest
+	ln -sfn ../../../deploy/release $@/release
 	ln -sfn ../../../deploy/server $@/server
+	touch $@
 
 .PHONY: lint
 lint: setup .build/typed/rfserve
@@ -70,19 +73,36 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Debian's Prometheus, unpacked beside the project and not installed. Without it, what needs it says so and skips.
+.PHONY: tools
+tools:
+	@test -x .tools/usr/bin/promtool || command -v promtool >/dev/null || { \
+	  mkdir -p .tools && cd .tools && { timeout 60 apt-get download -qq prometheus || \
+	  { timeout 60 apt-get update -qq && timeout 60 apt-get download -qq prometheus; }; } && \
+	  dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb; } >/dev/null 2>&1 || \
+	  echo "note: no promtool, and apt-get cannot download the package prometheus: rules are not tested"
+
 # Two at a time, then those with a tritonserver in turn: a busy machine is what they measure, and it has cost a server its
 # start. The models that the first run exports are there for the second.
 .PHONY: test
-test: setup
+test: setup tools
 	@exports="$$(mktemp -d)"; trap 'rm -rf "$$exports"' EXIT; export RFSERVE_EXPORTS="$$exports"; \
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not server" && $(BIN)/python -m pytest -m server
 
+# What was kept goes into the table, also when others kept the machine too busy for the rest.
 .PHONY: bench
 bench: setup
 	$(BIN)/python tests/benchmarks/ratios.py
+	@$(BIN)/python tests/benchmarks/performance.py; measured=$$?; \
+	$(BIN)/rfserve-loadtest table --write README.md && exit $$measured
+
+# For a machine with a GPU and no network: PYTHON is one that has torch and timm, and nothing is installed.
+.PHONY: gpu-check
+gpu-check: .build/typed/rfserve
+	PYTHONPATH=.build/typed $(PYTHON) -m rfserve.loadtest.gpu_check
 
 .PHONY: bench-serving
-bench-serving: setup
+bench-serving: setup tools
 	$(BIN)/python tests/benchmarks/serving.py --soak-minutes $(SOAK_MINUTES)
 
 .PHONY: precisions

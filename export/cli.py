@@ -1,10 +1,12 @@
-"""`rfserve-export`: write, check, register, promote, compare and convert the versions of a model repository."""
+"""`rfserve-export`: write, check, place, register, promote, compare and convert the versions of a model repository, and
+what else is made of the specs.
+"""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from rfserve.export.commands import edge, fetch, inspect, register, release, write
+from rfserve.export.commands import edge, fetch, inspect, observability, place, register, release, write
 from rfserve.export.spec import RfserveError
 
 
@@ -22,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rfserve-export", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (write, register, release, inspect, fetch, edge):
+    for group in (write, register, release, inspect, fetch, place, edge, observability):
         group.add_to(commands)
     return parser
 

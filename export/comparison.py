@@ -78,18 +78,30 @@ def compare(
     Recordings go through the repository's front end in the version that the CPU serves. `ExportError` when the model
     gives no positions, a version is not published, or the inputs cannot be read or located.
     """
-    if not isinstance(spec, ModelSpec) or {t.name for t in spec.outputs} != set(OUTPUTS):
-        networks = sorted({e.steps[-1].model.name for e in ENSEMBLES.values()})
-        raise ExportError(f"{spec.name} has no versions with positions of their own; compare {', '.join(networks)}")
-    models = [LocalModel(repository, spec, _published(repository, spec, version)) for version in (before, after)]
-    if recordings:
-        given = _from_recordings(repository, spec, recordings)
-    else:
-        given = _examples(spec) if inputs is None else _from_file(spec, inputs)
+    network = network_of(spec)
+    models = [LocalModel(repository, network, _published(repository, network, version)) for version in (before, after)]
+    given = inputs_of(repository, network, inputs=inputs, recordings=recordings)
     reference, other = (model.run(given.arrays) for model in models)
     return Comparison(
         before=models[0].manifest, after=models[1].manifest, inputs=given, drift=Drift.between(reference, other)
     )
+
+
+def network_of(spec: Served) -> ModelSpec:
+    """The spec, when its versions give positions of their own; `ExportError` otherwise."""
+    if not isinstance(spec, ModelSpec) or {t.name for t in spec.outputs} != set(OUTPUTS):
+        networks = sorted({e.steps[-1].model.name for e in ENSEMBLES.values()})
+        raise ExportError(f"{spec.name} has no versions with positions of their own; compare {', '.join(networks)}")
+    return spec
+
+
+def inputs_of(
+    repository: ModelRepository, spec: ModelSpec, *, inputs: Path | None = None, recordings: Sequence[Path] = ()
+) -> Inputs:
+    """A network's tensors: of recordings, through the repository's front end, of an .npz, or of the spec's examples."""
+    if recordings:
+        return _from_recordings(repository, spec, recordings)
+    return _examples(spec) if inputs is None else _from_file(spec, inputs)
 
 
 def _published(repository: ModelRepository, spec: ModelSpec, version: int) -> int:

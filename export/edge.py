@@ -21,9 +21,11 @@ from coremltools.converters.mil.mil import types
 from torch import Tensor, nn
 
 from rfserve.export import edge_program, onnx_file, parity
+from rfserve.export.elements import compare
 from rfserve.export.errors import EdgeError, ParityError
 from rfserve.export.progress import Report
-from rfserve.export.publication import Built, network_units
+from rfserve.export.publication import Built
+from rfserve.export.scaling import network_units
 from rfserve.export.spec import ModelSpec, TensorSpec, example
 from rfserve.export.spec.tensor import Array
 
@@ -145,7 +147,7 @@ def _compare(spec: ModelSpec, built: Built, package: Path) -> int:
         count += 1
         got = edge_program.evaluate(function, _edge_inputs(inputs))
         for name, expected in onnx_file.run_eager(built.module, spec, inputs).items():
-            difference, allowed, bad = parity.compare(got[name], expected, spec.tolerance * np.asarray(units[name]))
+            difference, allowed, bad = compare(got[name], expected, spec.tolerance * np.asarray(units[name]))
             if bad:
                 raise ParityError(
                     f"{spec.name}: the Core ML program differs from eager PyTorch in {name}, case {count}, by "

@@ -1,22 +1,27 @@
 """One running Triton server over gRPC: load models, see what is served, ask for answers; a deadline on every call."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import tritonclient.grpc as triton
+from google.protobuf import json_format
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from rfserve.export.errors import LiveServerError
-from rfserve.export.spec import find
-from rfserve.export.spec.model import TARGETS
+from rfserve.export.spec import ENSEMBLES, find
+from rfserve.export.spec.model import TARGETS, Served
 from rfserve.export.spec.tensor import Array
 
 ADMIN_HEADER = "triton-grpc-protocol-admin-key"
 READY_POLL_S = 0.05
+
+# A message of protobuf's, whose generated classes have no types here.
+Message = Any
 
 # The first text that the server's message holds, or gRPC's status, says what to do.
 REMEDIES = (
@@ -34,13 +39,15 @@ class Encryption:
     """How to talk to servers with TLS: trust the system's roots, unless `root_certificates` names others.
 
     A server that asks for a certificate gets `certificate_chain`, with its `private_key`. All three are PEM files, and
-    each turns `tls` on; the names are those of `rfserve-client`.
+    each turns `tls` on; the names are those of `rfserve-client`. `server_name` is the name that a server's certificate
+    has to show when it is called by another one, as pods are by their addresses.
     """
 
     tls: bool = False
     root_certificates: Path | None = None
     private_key: Path | None = None
     certificate_chain: Path | None = None
+    server_name: str | None = None
 
     def __post_init__(self) -> None:
         if (self.private_key is None) != (self.certificate_chain is None):
@@ -53,7 +60,12 @@ class Encryption:
         """Keyword arguments for tritonclient's `InferenceServerClient`."""
         names = ("root_certificates", "private_key", "certificate_chain")
         files = {name: str(file) for name in names if (file := getattr(self, name)) is not None}
-        return {"ssl": True, **files} if self.tls or files else {}
+        if not self.tls and not files:
+            return {}
+        named = [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
+        # Tritonclient drops its own message sizes when arguments are given.
+        sizes = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
+        return {"ssl": True, **files, **({"channel_args": [*sizes, *named]} if named else {})}
 
 
 class LiveServer:
@@ -87,13 +99,31 @@ class LiveServer:
         """Close the connection."""
         self._client.close()
 
-    def load(self, model: str) -> None:
+    def load(self, model: str, configuration: Message | None = None, files: Mapping[str, bytes] | None = None) -> None:
         """Have the server read a model's configuration again and serve what it says.
 
         Returns once that is loaded. The version before goes on serving meanwhile, and stays when the load fails.
         Ensembles that run the model follow by themselves (tried on 2.51: no request to one fails).
+
+        A `configuration` is taken instead of the repository's, which the server then does not look at again until it
+        changes: a plain load that follows does nothing. Versions that differ in nothing but the version policy stay in
+        memory: taking one away takes no time. `files` (by path below the model's folder, as `2/model.onnx`) are taken
+        instead of the repository's too, under any name; they need a configuration of that name.
         """
-        self._call(f"load {model}", self._client.load_model, model, headers=self._headers)
+        given: dict[str, Any] = {}
+        if configuration is not None:
+            given["config"] = json_format.MessageToJson(configuration, preserving_proto_field_name=True)
+        if files is not None:
+            given["files"] = {f"file:{path}": content for path, content in files.items()}
+        self._call(f"load {model}", self._client.load_model, model, headers=self._headers, **given)
+
+    def unload(self, model: str) -> None:
+        """Have the server forget a model once it has answered what it was asked."""
+        self._call(f"unload {model}", self._client.unload_model, model, headers=self._headers)
+
+    def configuration(self, model: str) -> Message:
+        """The `ModelConfig` that a ready model runs with, with everything that Triton filled in."""
+        return self._call(f"config of {model}", self._client.get_model_config, model, headers=self._headers).config
 
     def is_ready(self, model: str, version: int | None = None) -> bool:
         """Whether a version (default: any) is ready to answer."""
@@ -113,8 +143,15 @@ class LiveServer:
 
     def served_versions(self, model: str) -> list[int]:
         """The versions that are ready to answer, ascending."""
+        return sorted(version for name, version in self._ready() if name == model)
+
+    def ready_models(self) -> list[str]:
+        """The models that have a version ready to answer, by name."""
+        return sorted({name for name, _ in self._ready()})
+
+    def _ready(self) -> list[tuple[str, int]]:
         index = self._call("index", self._client.get_model_repository_index, headers=self._headers)
-        return sorted(int(m.version) for m in index.models if m.name == model and m.state == "READY")
+        return [(m.name, int(m.version)) for m in index.models if m.state == "READY"]
 
     def target(self, model: str) -> str | None:
         """Whose configuration of a model the server runs (`cpu` or `gpu`).
@@ -123,14 +160,17 @@ class LiveServer:
         """
         if not self.is_ready(model):
             return None
-        answer = self._call(f"config of {model}", self._client.get_model_config, model, headers=self._headers)
-        kinds = {g.Kind.Name(g.kind).removeprefix("KIND_").lower() for g in answer.config.instance_group}
+        groups = self.configuration(model).instance_group
+        kinds = {g.Kind.Name(g.kind).removeprefix("KIND_").lower() for g in groups}
         return next((t for t in TARGETS if t in kinds), None)
 
     def infer(
-        self, model: str, arrays: Mapping[str, Array], version: int | None = None
+        self, model: str, arrays: Mapping[str, Array], version: int | None = None, served_as: str | None = None
     ) -> tuple[dict[str, Array], int]:
-        """The outputs for checked inputs, and the version that made them; without one, the server chooses it."""
+        """The outputs for checked inputs, and the version that made them; without one, the server chooses it.
+
+        `served_as` is the name that the server has the model under, when it is another one.
+        """
         spec = find(model)
         inputs = []
         for tensor in spec.inputs:
@@ -138,7 +178,8 @@ class LiveServer:
             inputs.append(triton.InferInput(tensor.name, list(array.shape), np_to_triton_dtype(array.dtype)))
             inputs[-1].set_data_from_numpy(array)
         name = "" if version is None else str(version)
-        result = self._call(f"ask {model}/{name}", self._client.infer, model, inputs, model_version=name)
+        called = served_as or model
+        result = self._call(f"ask {called}/{name}", self._client.infer, called, inputs, model_version=name)
         found = {t.name: result.as_numpy(t.name) for t in spec.outputs}
         missing = [n for n, array in found.items() if array is None]
         if missing:
@@ -152,6 +193,22 @@ class LiveServer:
             text = f"{str(error.status()).removeprefix('StatusCode.')}: {error.message()}"
             remedy = next((r for part, r in REMEDIES if part in text), "see the server's log")
             raise LiveServerError(f"{self.url}: cannot {what}: {text}; {remedy}") from error
+
+
+@contextmanager
+def dependents_kept(server: LiveServer, spec: Served) -> Iterator[None]:
+    """See that the ensembles that run a model are ready afterwards when they were before.
+
+    Triton (2.51) moves them to the new version by itself; one that it did not is loaded again.
+    """
+    dependents = [e.name for e in ENSEMBLES.values() if any(s.model.name == spec.name for s in e.steps)]
+    ready = [name for name in dependents if server.is_ready(name)]
+    try:
+        yield
+    finally:
+        for name in ready:
+            if not server.is_ready(name):
+                server.load(name)
 
 
 def admin_key(file: Path) -> str:

@@ -1,19 +1,20 @@
 """Whether a running server answers as a published version does: its answers against ONNX Runtime on this machine."""
 
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from rfserve.export import local_model, parity
+from rfserve.export import local_model
+from rfserve.export.elements import compare
 from rfserve.export.errors import LiveServerError
 from rfserve.export.live import READY_POLL_S, LiveServer
 from rfserve.export.local_model import LocalModel
 from rfserve.export.manifest import Manifest
 from rfserve.export.model_repository import ModelRepository
-from rfserve.export.publication import network_units
-from rfserve.export.scaling import METRES_PER_DEGREE, Scaling
+from rfserve.export.scaling import METRES_PER_DEGREE, Scaling, network_units
 from rfserve.export.spec import EnsembleSpec, ModelSpec, example
 from rfserve.export.spec.model import Served
 from rfserve.export.spec.queueing import REFUSAL_TEXTS
@@ -43,53 +44,102 @@ def checked_on(server: LiveServer, repository: ModelRepository, spec: Served, ve
     `LiveServerError` when an answer differs by more than the spec allows, names another version, or none comes. For an
     ensemble, the steps run here in the versions that the server has ready.
     """
-    _wait_until_chosen(server, spec, version)
-    reference = _Reference(server, repository, spec, version)
-    worst = 0.0
-    for seed, batch in enumerate(BATCHES):
-        inputs = example(spec, batch=batch, seed=seed)
-        expected = reference.outputs(inputs)
-        got, answered = _ask(server, spec, inputs)
-        if answered != version:
+    return Conformance(repository, spec, version).check(server)
+
+
+class Conformance:
+    """A version's conformance set: spec examples, and what it answers to them here, for any number of servers.
+
+    Safe to be used by several threads. The version runs here once, an ensemble once for each choice of its steps.
+    """
+
+    def __init__(self, repository: ModelRepository, spec: Served, version: int) -> None:
+        self.spec, self.version = spec, version
+        self._repository = repository
+        self._references: dict[tuple[int, ...], _Reference] = {}
+        self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        """Run the version now, unless its answers depend on what a server has."""
+        if not isinstance(self.spec, EnsembleSpec):
+            self._run(())
+
+    def check(self, server: LiveServer, *, pinned: bool = False, served_as: str | None = None) -> Checked:
+        """Put the set to a server and compare; `LiveServerError` as of `checked_on`.
+
+        With `pinned`, requests name the version, beside whatever else the server has. `served_as` is the name that the
+        server has the version under.
+        """
+        ask = Asking(server=server, spec=self.spec, version=self.version if pinned else None, served_as=served_as)
+        if not pinned:
+            _wait_until_chosen(ask, self.version)
+        reference = self._reference(server)
+        slack = GPU_SLACK if server.target(served_as or reference.network.name) == "gpu" else 1
+        worst = 0.0
+        for inputs, expected in reference.cases:
+            got, answered = ask(inputs)
+            if answered != self.version:
+                raise LiveServerError(
+                    f"{server.url}: {self.spec.name} answered as version {answered}; expected {self.version}: did "
+                    "someone else change what is served?"
+                )
+            for output in (t.name for t in self.spec.outputs):
+                worst = max(worst, self._ratio(server, output, got, expected, reference.allowed(output, slack)))
+        return Checked(requests=len(BATCHES), rows=sum(BATCHES), worst_ratio=worst)
+
+    def _reference(self, server: LiveServer) -> "_Reference":
+        steps = self.spec.steps if isinstance(self.spec, EnsembleSpec) else ()
+        return self._run(tuple(max(server.served_versions(s.model.name), default=0) for s in steps))
+
+    def _run(self, versions: tuple[int, ...]) -> "_Reference":
+        with self._lock:
+            if versions not in self._references:
+                self._references[versions] = _Reference(self._repository, self.spec, self.version, versions)
+            return self._references[versions]
+
+    def _ratio(
+        self,
+        server: LiveServer,
+        output: str,
+        got: Mapping[str, Array],
+        expected: Mapping[str, Array],
+        tolerance: Array,
+    ) -> float:
+        difference, allowed, exceeded = compare(got[output], expected[output], tolerance)
+        if exceeded:
             raise LiveServerError(
-                f"{server.url}: {spec.name} answered as version {answered}; expected {version}: did someone else "
-                "change what is served?"
+                f"{server.url}: {self.spec.name}/{self.version} answers {output} that differ by {difference:.3g} from "
+                f"ONNX Runtime here, allowed {allowed:.3g}: does it serve this repository?"
             )
-        worst = max(worst, *(_ratio(server, reference, t.name, got, expected) for t in spec.outputs))
-    return Checked(requests=len(BATCHES), rows=sum(BATCHES), worst_ratio=worst)
+        return difference / allowed
 
 
 class _Reference:
-    """The version as it runs here, and how exactly the server has to agree."""
+    """The version's answers here, and how exactly a server has to agree. `steps` are the versions of an ensemble's."""
 
-    def __init__(self, server: LiveServer, repository: ModelRepository, spec: Served, version: int) -> None:
-        self.spec, self.version = spec, version
-        if isinstance(spec, ModelSpec):
-            self._models = {spec.name: LocalModel(repository, spec, version)}
-            network, slack = spec, 1
+    def __init__(self, repository: ModelRepository, spec: Served, version: int, steps: tuple[int, ...]) -> None:
+        if isinstance(spec, EnsembleSpec):
+            models = {s.model.name: LocalModel(repository, s.model, v) for s, v in zip(spec.steps, steps, strict=True)}
+            self.network, slack = spec.steps[-1].model, ENSEMBLE_SLACK
         else:
-            self._models = {
-                s.model.name: LocalModel(repository, s.model, max(server.served_versions(s.model.name), default=0))
-                for s in spec.steps
-            }
-            network, slack = spec.steps[-1].model, ENSEMBLE_SLACK
-        if server.target(network.name) == "gpu":
-            slack *= GPU_SLACK
-        manifest = self._models[network.name].manifest
-        self._units = _units(network, manifest)
-        self._tolerance = max(spec.tolerance * slack, _rounding(network, manifest, self._units))
+            models = {spec.name: LocalModel(repository, spec, version)}
+            self.network, slack = spec, 1
+        manifest = models[self.network.name].manifest
+        self._units = network_units(self.network, Scaling.from_dict(manifest.scaling or {}))
+        self._tolerance = spec.tolerance * slack
+        self._rounding = _rounding(self.network, manifest, self._units)
 
-    def outputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        if isinstance(self.spec, EnsembleSpec):
-            return local_model.ensemble_outputs(self.spec, inputs, lambda m, arrays: self._models[m.name].run(arrays))
-        return self._models[self.spec.name].run(inputs)
+        def outputs(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            if isinstance(spec, EnsembleSpec):
+                return local_model.ensemble_outputs(spec, inputs, lambda m, arrays: models[m.name].run(arrays))
+            return models[spec.name].run(inputs)
 
-    def allowed(self, output: str) -> Array:
-        return np.asarray(self._tolerance * np.asarray(self._units.get(output, 1.0), np.float64))
+        sent = [example(spec, batch=batch, seed=seed) for seed, batch in enumerate(BATCHES)]
+        self.cases = [(inputs, outputs(inputs)) for inputs in sent]
 
-
-def _units(network: ModelSpec, manifest: Manifest) -> Mapping[str, Array]:
-    return network_units(network, Scaling.from_dict(manifest.scaling or {}))
+    def allowed(self, output: str, slack: int) -> Array:
+        tolerance = max(self._tolerance * slack, self._rounding)
+        return np.asarray(tolerance * np.asarray(self._units.get(output, 1.0), np.float64))
 
 
 def _rounding(network: ModelSpec, manifest: Manifest, units: Mapping[str, Array]) -> float:
@@ -98,41 +148,38 @@ def _rounding(network: ModelSpec, manifest: Manifest, units: Mapping[str, Array]
     return 0.0 if limit is None else limit.position_worst_m / (METRES_PER_DEGREE * float(np.max(units["positions"])))
 
 
-def _ratio(
-    server: LiveServer, reference: _Reference, output: str, got: Mapping[str, Array], expected: Mapping[str, Array]
-) -> float:
-    difference, allowed, exceeded = parity.compare(got[output], expected[output], reference.allowed(output))
-    if exceeded:
-        raise LiveServerError(
-            f"{server.url}: {reference.spec.name}/{reference.version} answers {output} that differ by {difference:.3g} "
-            f"from ONNX Runtime here, allowed {allowed:.3g}: does it serve this repository?"
-        )
-    return difference / allowed
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """Asks a server for answers; a queue that is full now has room in a moment."""
+
+    server: LiveServer
+    spec: Served
+    version: int | None
+    served_as: str | None
+
+    def __call__(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], int]:
+        """The outputs for checked inputs, and the version that made them."""
+        deadline = time.monotonic() + self.server.timeout_s
+        while True:
+            try:
+                return self.server.infer(self.spec.name, inputs, self.version, self.served_as)
+            except LiveServerError as error:
+                if not any(t in str(error) for t in REFUSAL_TEXTS) or time.monotonic() > deadline:
+                    raise
+                time.sleep(READY_POLL_S)
 
 
-def _wait_until_chosen(server: LiveServer, spec: Served, version: int) -> None:
+def _wait_until_chosen(ask: Asking, version: int) -> None:
     """A version that goes still takes requests for some milliseconds after the new one is ready."""
+    server, inputs = ask.server, example(ask.spec)
     deadline = time.monotonic() + server.timeout_s
-    inputs = example(spec)
     while True:
-        answered = _ask(server, spec, inputs)[1]
+        answered = ask(inputs)[1]
         if answered == version:
             return
         if time.monotonic() > deadline:
             raise LiveServerError(
-                f"{server.url}: {spec.name} still answers as version {answered} after {server.timeout_s:g} s; expected "
-                f"{version}: does it serve this repository, and this target?"
+                f"{server.url}: {ask.spec.name} still answers as version {answered} after {server.timeout_s:g} s; "
+                f"expected {version}: does it serve this repository, and this target?"
             )
         time.sleep(READY_POLL_S)
-
-
-def _ask(server: LiveServer, spec: Served, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], int]:
-    """An answer; a queue that is full now has room in a moment."""
-    deadline = time.monotonic() + server.timeout_s
-    while True:
-        try:
-            return server.infer(spec.name, inputs)
-        except LiveServerError as error:
-            if not any(t in str(error) for t in REFUSAL_TEXTS) or time.monotonic() > deadline:
-                raise
-            time.sleep(READY_POLL_S)

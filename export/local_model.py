@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime
 
 from rfserve.export import onnx_file
+from rfserve.export.manifest import GRAPH_FILE
 from rfserve.export.model_repository import ModelRepository
-from rfserve.export.publication import GRAPH_FILE
 from rfserve.export.spec import EnsembleSpec, ModelSpec
 from rfserve.export.spec.tensor import Array
 

@@ -14,6 +14,7 @@ from rfserve.export.errors import RepositoryError
 from rfserve.export.spec.precision import FP32
 
 FILE_NAME = "manifest.json"
+GRAPH_FILE = "model.onnx"
 SCHEMA = 1
 TOOLS = ("rfserve", "torch", "timm", "onnx", "onnxruntime-gpu", "numpy")
 

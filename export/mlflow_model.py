@@ -5,8 +5,7 @@ from typing import Any
 
 import onnx
 
-from rfserve.export.manifest import FILE_NAME, Manifest
-from rfserve.export.publication import GRAPH_FILE
+from rfserve.export.manifest import FILE_NAME, GRAPH_FILE, Manifest
 from rfserve.export.spec.model import Served
 from rfserve.export.spec.tensor import TensorSpec
 

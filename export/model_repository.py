@@ -90,7 +90,7 @@ class ModelRepository(ABC):
     def configuration(self, spec: Served) -> dict[str, str]:
         """The configuration files as they should be, by path below the model's folder."""
         state = self.serving(spec.name)
-        return configuration_files(spec, self._policies(spec.name, state), state.cores)
+        return configuration_files(state.placing(spec), self._policies(spec.name, state), state.cores)
 
     def precisions(self, model: str) -> dict[int, str]:
         """The precision of every published version; `unreadable` where the manifest is."""

@@ -237,17 +237,17 @@ class ObjectRepository(ObjectReader):
             ):
                 return after
 
-    def _followed(self, model: str) -> tuple[Mapping[str, int | None], Mapping[str, int]]:
-        """What the configuration follows from: the version of each target, and its machines' cores."""
-        state = self.serving(model)
-        return self._policies(model, state), state.cores
+    def _followed(self, spec: Served) -> tuple[Served, Mapping[str, int | None], Mapping[str, int]]:
+        """What the configuration follows from: placements, the version of each target, and its machines' cores."""
+        state = self.serving(spec.name)
+        return state.placing(spec), self._policies(spec.name, state), state.cores
 
     def _settle(self, spec: Served) -> None:
         """Write the configuration that follows from what is published and promoted, until that has not changed."""
-        written: tuple[Mapping[str, int | None], Mapping[str, int]] | None = None
-        while written != (now := self._followed(spec.name)):
+        written: tuple[Served, Mapping[str, int | None], Mapping[str, int]] | None = None
+        while written != (now := self._followed(spec)):
             written = now
-            files = model_files(spec, *now)
+            files = model_files(*now)
             sizes = self._contents(spec.name).sizes
             # Warm-up data first, which the configuration names; the plain one, which names a model as one, last.
             for name in sorted(files, key=lambda n: (n.endswith(".pbtxt"), n == "config.pbtxt", n)):

@@ -5,15 +5,17 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 import onnxruntime
-import torch
-from torch import Tensor, nn
 
 from rfserve.export.errors import GraphError
 from rfserve.export.spec import ModelSpec, TensorSpec, example
 from rfserve.export.spec.tensor import Array
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 # Protobuf holds no message of 2 GB or more; larger graphs keep their weights in a file beside them.
 LARGEST_BYTES = 2 * 10**9
@@ -25,11 +27,13 @@ STANDARD_DOMAINS = {"", "ai.onnx"}
 ONNX_DTYPES = {"FP32": "FLOAT", "FP64": "DOUBLE", "INT64": "INT64", "BOOL": "BOOL"}
 
 
-def write(module: nn.Module, spec: ModelSpec, file: Path) -> None:
+def write(module: "nn.Module", spec: ModelSpec, file: Path) -> None:
     """Trace `module` at the served sizes, fold what is constant, and write it with every dynamic axis of the spec open.
 
     `GraphError` when ONNX Runtime does not load what was traced.
     """
+    import torch
+
     # Two rows and mixed masks: a size of one could be frozen into the graph unseen.
     inputs = tuple(torch.from_numpy(a) for a in example(spec, batch=2).values())
     tensors = (*spec.inputs, *spec.outputs)
@@ -152,11 +156,13 @@ def run_session(session: onnxruntime.InferenceSession, inputs: Mapping[str, Arra
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
-def run_eager(module: nn.Module, spec: ModelSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def run_eager(module: "nn.Module", spec: ModelSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """The torch module's outputs for the same inputs, by the spec's names."""
+    import torch
+
     with torch.inference_mode():
         answer: Tensor | tuple[Tensor, ...] = module(*(torch.from_numpy(inputs[t.name]) for t in spec.inputs))
-    outputs = (answer,) if isinstance(answer, Tensor) else answer
+    outputs = (answer,) if isinstance(answer, torch.Tensor) else answer
     return {t.name: o.numpy() for t, o in zip(spec.outputs, outputs, strict=True)}
 
 

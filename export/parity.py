@@ -2,20 +2,22 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
-from torch import nn
 
 from rfserve.export import onnx_file
+from rfserve.export.elements import compare
 from rfserve.export.errors import ParityError
 from rfserve.export.spec import ModelSpec, example
 from rfserve.export.spec.tensor import Array
 
+if TYPE_CHECKING:
+    from torch import nn
+
 BATCHES = (1, 2, 3, 7)
 RECEIVERS = (1, 2, 3)
-# FP32 itself resolves a result no finer than this many units in the last place after a different order of sums.
-ULPS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ def disorder(spec: ModelSpec, inputs: dict[str, Array], rng: np.random.Generator
 
 
 def measure(
-    module: nn.Module,
+    module: "nn.Module",
     session: onnxruntime.InferenceSession,
     spec: ModelSpec,
     *,
@@ -115,20 +117,3 @@ def measure(
             if found[2]:
                 failures.append(Difference(case=case, output=tensor.name, difference=found[0], allowed=found[1]))
     return Parity(cases=count, worst=worst, failures=tuple(failures))
-
-
-def compare(got: Array, expected: Array, tolerance: Array) -> tuple[float, float, bool]:
-    """The worst difference, what was allowed there, and whether anything exceeds it. NaN equals NaN only."""
-    if got.shape != expected.shape or got.dtype != expected.dtype:
-        return float("inf"), float(np.min(tolerance)), True
-    a, b = got.astype(np.float64), expected.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(a - b)
-    same = (np.isnan(a) & np.isnan(b)) | (a == b)
-    difference = np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))
-    ulp = np.spacing(np.abs(np.nan_to_num(expected, posinf=0, neginf=0)).astype(np.float32)).astype(np.float64)
-    allowed = np.broadcast_to(tolerance, b.shape) + ULPS * ulp
-    if difference.size == 0:
-        return 0.0, float(np.min(tolerance)), False
-    where = np.unravel_index(int(np.argmax(difference / allowed)), difference.shape)
-    return float(difference[where]), float(allowed[where]), bool(difference[where] > allowed[where])

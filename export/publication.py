@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
 from rfserve.export import checkpoint as checkpoints
 from rfserve.export import onnx_file, parity
 from rfserve.export.checkpoint import Checkpoint
 from rfserve.export.errors import CheckpointError, ExportError
-from rfserve.export.manifest import Manifest
+from rfserve.export.manifest import GRAPH_FILE, Manifest
 from rfserve.export.model_repository import ModelRepository
 from rfserve.export.networks import convnext_names
 from rfserve.export.networks.catalog import HEIMDALL_NETS, build
@@ -22,13 +21,12 @@ from rfserve.export.precision import Variant, convert, require_offered
 from rfserve.export.progress import Report
 from rfserve.export.quantization import STATIC
 from rfserve.export.repository import version_files
-from rfserve.export.scaling import NEW_WEIGHTS, Scaling
+from rfserve.export.scaling import NEW_WEIGHTS, Scaling, network_units
 from rfserve.export.spec import EnsembleSpec, ModelSpec
 from rfserve.export.spec.model import Served
 from rfserve.export.spec.precision import FP32
-from rfserve.export.spec.tensor import Array
 
-GRAPH_FILE = "model.onnx"
+__all__ = ["GRAPH_FILE", "Built", "Source", "build_network", "publish"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +90,6 @@ def _scaling(spec: ModelSpec, source: Source, loaded: Checkpoint | None) -> Scal
     if loaded is not None:
         return Scaling.from_dict(loaded.metadata.get("scaling") or {})
     return NEW_WEIGHTS.get(spec.name, Scaling())
-
-
-def network_units(spec: ModelSpec, scaling: Scaling) -> Mapping[str, Array]:
-    """The physical size of one network unit in each output, for the parity gate."""
-    if not spec.has_weights:
-        return {}
-    target = np.asarray(scaling.target_scale)
-    degrees = target / np.asarray(scaling.metres_per_degree) if scaling.origin is not None else target
-    return {"positions": degrees, "uncertainties": target}
 
 
 def publish(

@@ -1,20 +1,17 @@
 """Promote, roll back and retire versions: in the repository, and on the servers that run from it."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from rfserve.export import verification
-from rfserve.export.errors import ExportError, ReleaseError, VersionNotFound
+from rfserve.export import alias, live
+from rfserve.export.errors import ExportError, ReleaseError
 from rfserve.export.live import LiveServer
 from rfserve.export.live_check import checked_on
 from rfserve.export.model_repository import ModelRepository
 from rfserve.export.serving import Event, Serving
-from rfserve.export.spec import ENSEMBLES
-from rfserve.export.spec.model import TARGETS, Served
-from rfserve.export.spec.precision import BY_TARGET, suits
+from rfserve.export.spec.model import Served
 
 __all__ = ["Release", "checked_on", "promote", "retire", "rollback"]
 
@@ -51,8 +48,8 @@ def promote(
     precision that does not suit a target; `VersionNotFound` when it is not published.
     """
     begun = time.monotonic()
-    _verify(repository, spec, {version})
-    chosen = _suited(repository, spec, version, targets, force=force)
+    alias.verify(repository, spec, {version})
+    chosen = alias.suited(repository, spec, version, targets, force=force)
     places = _places(spec, servers, dict.fromkeys(chosen, version))
     verified_s = time.monotonic() - begun
     event = Event(action="promote", version=version, targets=chosen)
@@ -95,18 +92,15 @@ def rollback(
     `VersionNotFound` when there is nothing to go back to.
     """
     begun = time.monotonic()
-    versions = _previous(repository, spec, repository.serving(spec.name), targets)
-    _verify(repository, spec, set(versions.values()))
+    versions = alias.previous(repository, spec, repository.serving(spec.name), targets)
+    alias.verify(repository, spec, set(versions.values()))
     places = _places(spec, servers, versions)
     verified_s = time.monotonic() - begun
 
     def change(state: Serving) -> Serving:
-        if _previous(repository, spec, state, targets) != versions:
+        if alias.previous(repository, spec, state, targets) != versions:
             raise ReleaseError(f"{spec.name}: what is served changed meanwhile; look at its history, and try again")
-        for version in sorted(set(versions.values())):
-            there = tuple(t for t, v in versions.items() if v == version)
-            state = state.with_event(Event(action="rollback", version=version, targets=there))
-        return state
+        return alias.moved(state, "rollback", versions)
 
     repository.change_serving(spec, change)
     taken_s, failed = {}, []
@@ -137,31 +131,6 @@ def retire(repository: ModelRepository, spec: Served, version: int) -> None:
     repository.retire(spec, version)
 
 
-def _suited(
-    repository: ModelRepository, spec: Served, version: int, targets: Sequence[str] | None, *, force: bool
-) -> tuple[str, ...]:
-    precision = repository.precisions(spec.name)[version]
-    unknown = sorted(set(targets or ()) - set(TARGETS))
-    if unknown:
-        raise ReleaseError(f"got targets {unknown}; expected some of {', '.join(TARGETS)}")
-    chosen = tuple(t for t in TARGETS if (t in targets if targets else suits(t, precision)))
-    unsuited = [t for t in chosen if not suits(t, precision)]
-    if (unsuited or not chosen) and not force:
-        meant = "; ".join(f"{t} serves {' or '.join(BY_TARGET[t])}" for t in unsuited or TARGETS)
-        raise ReleaseError(f"{spec.name}/{version} is {precision}, but {meant}: promote another one, or force it")
-    return chosen or TARGETS
-
-
-def _verify(repository: ModelRepository, spec: Served, versions: set[int]) -> None:
-    for version in sorted(versions):
-        repository.require_published(spec.name, version)
-        problems = verification.version_problems(repository, spec, version)
-        if problems:
-            raise ReleaseError(
-                f"{spec.name}/{version} is not fit to be served: {'; '.join(problems)}; nothing was changed"
-            )
-
-
 def _places(spec: Served, servers: Sequence[LiveServer], versions: Mapping[str, int]) -> dict[LiveServer, int]:
     """The version that each server shall have, by the target it runs."""
     found = {}
@@ -176,44 +145,14 @@ def _places(spec: Served, servers: Sequence[LiveServer], versions: Mapping[str, 
     return found
 
 
-def _previous(
-    repository: ModelRepository, spec: Served, state: Serving, targets: Sequence[str] | None
-) -> dict[str, int]:
-    precisions = repository.precisions(spec.name)
-    if not precisions:
-        raise VersionNotFound(
-            f"{spec.name} has no version in {repository.location}: `rfserve-export write {spec.name}`"
-        )
-    try:
-        return {t: state.previous(t, precisions) for t in targets or state.last_changed()}
-    except VersionNotFound as error:
-        raise VersionNotFound(f"{spec.name} cannot be rolled back: {error}") from error
-
-
 def _switch(server: LiveServer, repository: ModelRepository, spec: Served, version: int) -> float:
     """Have a server load what the configuration says, and see that it does; the seconds it took."""
     begun = time.monotonic()
-    with _dependents_kept(server, spec):
+    with live.dependents_kept(server, spec):
         server.load(spec.name)
         server.wait_until_ready(spec.name, version)
         checked_on(server, repository, spec, version)
     return time.monotonic() - begun
-
-
-@contextmanager
-def _dependents_kept(server: LiveServer, spec: Served) -> Iterator[None]:
-    """See that the ensembles that run a model are ready afterwards when they were before.
-
-    Triton (2.51) moves them to the new version by itself; one that it did not is loaded again.
-    """
-    dependents = [e.name for e in ENSEMBLES.values() if any(s.model.name == spec.name for s in e.steps)]
-    ready = [name for name in dependents if server.is_ready(name)]
-    try:
-        yield
-    finally:
-        for name in ready:
-            if not server.is_ready(name):
-                server.load(name)
 
 
 def _go_back(
@@ -228,7 +167,7 @@ def _go_back(
     precisions = repository.precisions(spec.name)
     for server in servers:
         try:
-            with _dependents_kept(server, spec):
+            with live.dependents_kept(server, spec):
                 server.load(spec.name)
                 version = now.served(server.target(spec.name) or event.targets[0], precisions)
                 if version is not None:

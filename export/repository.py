@@ -1,7 +1,7 @@
 """A Triton model repository on a local disk: versions appear whole or not at all, and never change."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -122,7 +122,7 @@ class Repository(ModelRepository):
                     self._refuse_number(spec.name, version, state)
                     manifest = manifest_for(version or self._next_number(spec.name, state))
                     self._seal(manifest, folder)
-                    before = model_files(spec, self._policies_before(state, manifest), state.cores)
+                    before = self._files(spec, self._policies_before(state, manifest), state)
                     with durable_files.replaced(before, home):
                         folder.rename(home / str(manifest.version))
                     with _finishing(f"{spec.name}/{manifest.version} is published"):
@@ -186,10 +186,14 @@ class Repository(ModelRepository):
         """Write the history and the configuration that follows from it, both or none. Hold the lock."""
         home = self.folder / spec.name
         history = {serving.FILE_NAME: state.to_json().encode()} if state != Serving() else {}
-        with durable_files.replaced(history | model_files(spec, self._policies(spec.name, state), state.cores), home):
+        with durable_files.replaced(history | self._files(spec, self._policies(spec.name, state), state), home):
             pass
         for hidden in staging.retired(home).values():
             shutil.rmtree(hidden, ignore_errors=True)
+
+    @staticmethod
+    def _files(spec: Served, policies: Mapping[str, int | None], state: Serving) -> dict[str, bytes]:
+        return model_files(state.placing(spec), policies, state.cores)
 
     def _policies_before(self, state: Serving, coming: Manifest) -> dict[str, int | None]:
         """The policies to write before a version appears: a target that it does not suit must never pick it up."""

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rfserve.export import latency
-from rfserve.export.manifest import Manifest
+from rfserve.export.manifest import GRAPH_FILE, Manifest
 from rfserve.export.model_repository import ModelRepository
-from rfserve.export.publication import GRAPH_FILE
 from rfserve.export.spec import ModelSpec
 from rfserve.export.spec.model import Served
 

@@ -11,7 +11,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rfserve.export.errors import ScalingError
+from rfserve.export.spec import ModelSpec
+from rfserve.export.spec.tensor import Array
 
 # Of a great circle on the sphere of mean radius 6,371,008.8 m.
 METRES_PER_DEGREE = 111_195.0
@@ -62,6 +66,13 @@ class Scaling:
     def is_identity(self) -> bool:
         """Whether tensors pass unchanged."""
         return self == Scaling()
+
+    @property
+    def units(self) -> dict[str, tuple[float, float]]:
+        """The physical size of one network unit in each output: degrees or what the target is in, and metres."""
+        north, east = self.target_scale
+        metres = self.metres_per_degree if self.origin is not None else (1.0, 1.0)
+        return {"positions": (north / metres[0], east / metres[1]), "uncertainties": (north, east)}
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -117,3 +128,12 @@ NEW_WEIGHTS = {
     "heimdall_net_pro": _RECEIVERS_SCALING,
     "localization_net": Scaling(origin=(0.0, 0.0), target_scale=(UNIT_M, UNIT_M)),
 }
+
+
+def network_units(spec: ModelSpec, scaling: Scaling) -> Mapping[str, Array]:
+    """The physical size of one network unit in each output, for the parity gate."""
+    if not spec.has_weights:
+        return {}
+    target = np.asarray(scaling.target_scale)
+    degrees = target / np.asarray(scaling.metres_per_degree) if scaling.origin is not None else target
+    return {"positions": degrees, "uncertainties": target}

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rfserve.export.errors import RepositoryError, VersionNotFound
-from rfserve.export.spec.model import SPEC_CORES, TARGETS
+from rfserve.export.spec import ModelSpec, Placement, SpecError
+from rfserve.export.spec.model import SPEC_CORES, TARGETS, Served
 from rfserve.export.spec.precision import suits
 
 FILE_NAME = "serving.json"
@@ -38,11 +39,13 @@ class Serving:
     """The promoted version of each target, and every event, oldest first.
 
     A target without a promoted version serves the newest one whose precision suits it. `cores` is how many CPU cores a
-    target's machines have, where they are not those that the specs were made for.
+    target's machines have, where they are not those that the specs were made for. `placements` are those that were
+    tuned on such machines, in the place of the spec's.
     """
 
     promoted: Mapping[str, int] = field(default_factory=dict)
     cores: Mapping[str, int] = field(default_factory=dict)
+    placements: Mapping[str, Placement] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
 
     def with_event(self, event: Event) -> "Serving":
@@ -53,11 +56,35 @@ class Serving:
         return replace(self, promoted=promoted, events=(*self.events, event))
 
     def on_cores(self, target: str, cores: int) -> "Serving":
-        """With machines of so many CPU cores for a target."""
+        """With machines of so many CPU cores for a target; what was tuned on others does not hold for them."""
         if cores < 1:
             raise RepositoryError(f"got {cores} cores for {target}; expected 1 or more")
+        if cores == self.cores.get(target, SPEC_CORES):
+            return self
         others = {t: n for t, n in self.cores.items() if t != target}
-        return replace(self, cores=others if cores == SPEC_CORES else others | {target: cores})
+        kept = self.placed(target, None)
+        return replace(kept, cores=others if cores == SPEC_CORES else others | {target: cores})
+
+    def placed(self, target: str, placement: Placement | None) -> "Serving":
+        """With a tuned placement for a target, or with the spec's own again."""
+        others = {t: p for t, p in self.placements.items() if t != target}
+        return replace(self, placements=others if placement is None else others | {target: placement})
+
+    def placing(self, spec: Served) -> Served:
+        """The model as its targets run it: with the placements that were tuned."""
+        if isinstance(spec, ModelSpec):
+            for target, placement in self.placements.items():
+                spec = spec.placed(target, placement)
+        return spec
+
+    @property
+    def tuned(self) -> str:
+        """Which placements were tuned, in words; empty when none was."""
+        return "; ".join(
+            f"tuned for {target}: {p.instances} instances, {p.intra_op_threads} threads each, "
+            f"{p.joined_rows} rows joined"
+            for target, p in self.placements.items()
+        )
 
     def undone(self, event: Event, before: "Serving") -> "Serving":
         """Without an event that did not work out, and with what its targets had promoted `before` it.
@@ -172,14 +199,15 @@ class Serving:
             events = tuple(Event(**e | {"targets": tuple(e["targets"])}) for e in content["events"])
             promoted = {str(t): int(v) for t, v in content["promoted"].items()}
             cores = {str(t): int(n) for t, n in content.get("cores", {}).items()}
-        except (json.JSONDecodeError, TypeError, KeyError, ValueError, AttributeError) as error:
+            placements = {str(t): Placement(**p) for t, p in content.get("placements", {}).items()}
+        except (json.JSONDecodeError, TypeError, KeyError, ValueError, AttributeError, SpecError) as error:
             raise RepositoryError(
                 f"{FILE_NAME} is damaged ({error}); delete it, and promote the version to serve"
             ) from error
-        unknown = set(promoted | cores) - set(TARGETS)
+        unknown = {*promoted, *cores, *placements} - set(TARGETS)
         if unknown:
             raise RepositoryError(f"{FILE_NAME}: got targets {sorted(unknown)}; expected some of {', '.join(TARGETS)}")
-        return cls(promoted=promoted, cores=cores, events=events)
+        return cls(promoted=promoted, cores=cores, placements=placements, events=events)
 
 
 @dataclass(frozen=True, kw_only=True)

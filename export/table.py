@@ -1,6 +1,7 @@
 """The table of served models in the README, made from the specs."""
 
-from rfserve.export.spec import MODELS, TensorSpec
+from rfserve.export.spec import DEVICES, MODELS, Budget, TensorSpec
+from rfserve.export.spec.device import REFERENCES
 from rfserve.export.spec.model import TARGETS
 
 BEGIN = "<!-- models: written by `rfserve-export table --write README.md` -->"
@@ -9,10 +10,10 @@ END = "<!-- end of models -->"
 
 def model_table() -> str:
     """The table as Markdown."""
-    budget_heads = [f"{t.upper()} p99 budget" for t in TARGETS]
+    budget_heads = [_head(t) for t in TARGETS]
     rows = [["model", "what it does", "inputs", "outputs", "batch", *budget_heads], ["---"] * (5 + len(TARGETS))]
     for spec in MODELS.values():
-        budgets = [f"{spec.budgets[t].p99_ms:g} ms at {spec.budgets[t].rate_hz:g}/s" for t in TARGETS]
+        budgets = [_budget(spec.budget(t)) for t in TARGETS]
         inputs, outputs = _tensors(spec.inputs), _tensors(spec.outputs)
         rows.append([f"`{spec.name}`", spec.summary, inputs, outputs, f"1-{spec.max_batch_size}", *budgets])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
@@ -34,6 +35,16 @@ def between_markers(document: str) -> str:
     if not begin or not end:
         raise ValueError(f"no lines {BEGIN!r} and {END!r}; add them where the table belongs")
     return f"{head}{BEGIN}\n{model_table()}\n{tensor_table()}{END}{tail}"
+
+
+def _head(target: str) -> str:
+    name = REFERENCES[target]
+    measured = "" if DEVICES[name].measured else ", promised, not measured"
+    return f"{target.upper()} budget ({name}{measured}): p50, p95, p99"
+
+
+def _budget(budget: Budget) -> str:
+    return f"{budget.p50_ms:g}, {budget.p95_ms:g}, {budget.p99_ms:g} ms at {budget.rate_hz:g}/s"
 
 
 def _tensors(tensors: tuple[TensorSpec, ...]) -> str:

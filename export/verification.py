@@ -4,9 +4,8 @@ from pathlib import Path
 
 from rfserve.export import onnx_file, pbtxt
 from rfserve.export.errors import ExportError, RepositoryError
-from rfserve.export.manifest import Manifest
+from rfserve.export.manifest import GRAPH_FILE, Manifest
 from rfserve.export.model_repository import ModelRepository
-from rfserve.export.publication import GRAPH_FILE
 from rfserve.export.spec import EnsembleSpec, ModelNotFound, find
 from rfserve.export.spec.model import Served
 

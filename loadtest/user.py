@@ -1,28 +1,79 @@
-"""Locust users with an open-loop schedule: one for each served model."""
+"""Locust users with an open-loop schedule for `locust -f loadtest/locustfile.py`: one for each served model."""
 
-import itertools
 import time
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
-import gevent
 import numpy as np
-import tritonclient.grpc as triton
-from gevent.pool import Group
 from locust import User, task
 from locust.env import Environment
-from tritonclient.utils import InferenceServerException
+from locust.exception import StopUser
 
-from rfserve.clients.connection import Connection, from_wire, to_wire
-from rfserve.clients.errors import RequestError
-from rfserve.export.spec import find
-from rfserve.loadtest.arrivals import poisson_s
-from rfserve.loadtest.payload import pool
+from rfserve.export.spec.tensor import Array
+from rfserve.loadtest import payload
+from rfserve.loadtest.arrivals import schedule_s
+from rfserve.loadtest.endpoint import Endpoint
+from rfserve.loadtest.generator import Generator, Window
+from rfserve.loadtest.measurement import GeneratorUse, Measurement
+from rfserve.loadtest.plan import Plan
 from rfserve.loadtest.samples import Samples
+from rfserve.loadtest.validity import lateness_limit_ms
 
 # Locust itself is busy when users start; what is due then would measure that.
 SETTLE_S = 1.0
+# The schedule of a test without an end.
+LONGEST_S = 3600.0
+BATCHES = 5
 
-SAMPLES: dict[str, Samples] = {}
+
+@dataclass(kw_only=True)
+class Taken:
+    """What one user's run left behind: samples, schedule in seconds from the window's start, and how it ended."""
+
+    samples: Samples
+    due_s: Array
+    rate_hz: float
+    limit_ms: float
+    duration_s: float
+    cpu_share: float
+
+    def measurements(self, model: str) -> list[Measurement]:
+        """The run cut into equal parts, which stand for repetitions.
+
+        Batch means: see Law, Simulation Modeling and Analysis, section 9.5.3.
+        """
+        # What was due in the last instants before the end had no time to go out.
+        edges_s = np.linspace(0.0, max(self.duration_s - self.limit_ms / 1e3, 1e-3), BATCHES + 1)
+        found = []
+        for number, part in enumerate(self.samples.batches(edges_s)):
+            due_s, sent_s, done_s = part.times_s()
+            begin, end = edges_s[number : number + 2]
+            counts = part.counts()
+            found.append(
+                Measurement(
+                    phase="locust",
+                    model=model,
+                    repetition=number,
+                    precision="",
+                    version=part.version,
+                    loop="open",
+                    target_rate_hz=self.rate_hz,
+                    duration_s=float(end - begin),
+                    due_s=due_s,
+                    sent_s=sent_s,
+                    done_s=done_s,
+                    scheduled=int(((self.due_s >= begin) & (self.due_s < end)).sum()),
+                    lateness_limit_ms=self.limit_ms,
+                    server=None,
+                    server_note="not asked; `rfserve-loadtest check` does",
+                    generator=GeneratorUse(cpu_share=self.cpu_share, processes=1, hosts=()),
+                    **counts,
+                )
+            )
+        return found
+
+
+TAKEN: dict[str, Taken] = {}
 
 
 class ModelUser(User):  # type: ignore[misc]
@@ -37,66 +88,59 @@ class ModelUser(User):  # type: ignore[misc]
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        options = environment.parsed_options
-        budget = find(self.model).budgets[options.target]
-        self.rate_hz = budget.rate_hz * options.rate_scale
-        self.seed = options.seed
-        self.connection = Connection(url=self.host or "127.0.0.1:8001", timeout_s=options.timeout_s)
-        self.samples = SAMPLES.setdefault(self.model, Samples())
-        self.in_flight = Group()
-        self.requests = [to_wire(self.model, arrays) for arrays in pool(self.model)]
+        self.plan: Plan = environment.rfserve_plan(self.model)
+        (self.stream,) = self.plan.phases[0].streams
+        self.requests = tuple(payload.requests(self.stream, timeout_s=self.plan.timeout_s, seed=self.plan.seed))
 
     def on_start(self) -> None:
         """Connect, and send one request of each kind that does not count."""
-        self.client = triton.InferenceServerClient(self.connection.target, **self.connection.channel_options())
-        for inputs, outputs in self.requests:
-            # A server that is away fails the requests that count.
-            with gevent.Timeout(self.connection.timeout_s, False):
-                try:
-                    self.client.infer(self.model, inputs, outputs=outputs, client_timeout=self.connection.timeout_s)
-                except InferenceServerException:
-                    break
+        self.limit_ms = lateness_limit_ms(self.plan, self.model)
+        self.channel = Endpoint(url=self.host or "127.0.0.1:8001").channel()
+        self.generator = Generator(
+            self.channel,
+            self.model,
+            self.requests,
+            timeout_s=self.plan.timeout_s,
+            limit_s=self.limit_ms / 1e3,
+            report=self._report,
+        )
+        self.generator.greet()
 
     def on_stop(self) -> None:
-        """Wait for the answers that are due, so that the slowest are not left out, and close the connection."""
-        self.in_flight.join()
-        self.client.close()
+        """Wait for the answers that are due, keep what was measured, and close the connection."""
+        if hasattr(self, "window"):
+            ended = time.perf_counter()
+            cpu_share = (time.process_time() - self.cpu_s) / (ended - self.begun)
+            self.generator.finish()
+            TAKEN[self.model] = Taken(
+                samples=self.generator.samples,
+                due_s=self.due_s,
+                rate_hz=self.plan.rate_hz(self.stream),
+                limit_ms=self.limit_ms,
+                duration_s=min(ended, self.window.end) - self.window.start,
+                cpu_share=cpu_share,
+            )
+        self.channel.close()
 
     @task
     def send_when_due(self) -> None:
-        """The whole schedule; Locust ends it when the run is over."""
-        begun = time.perf_counter() + SETTLE_S
-        with_requests = zip(poisson_s(self.rate_hz, self.seed), itertools.cycle(self.requests), strict=False)
-        for due_s, (inputs, outputs) in with_requests:
-            due = begun + due_s
-            gevent.sleep(max(0.0, due - time.perf_counter()))
-            self.in_flight.spawn(self._send, due, inputs, outputs)
+        """The whole schedule, made beforehand; Locust ends it when the run is over."""
+        run_time_s = float(self.environment.parsed_options.run_time or LONGEST_S)
+        rng = np.random.default_rng(self.plan.seed)
+        rate_hz = self.plan.rate_hz(self.stream)
+        self.due_s = schedule_s(self.stream.arrivals, rate_hz, run_time_s + SETTLE_S, rng) - SETTLE_S
+        order = payload.order(self.due_s.size, len(self.requests), self.stream.mix, rng)
+        self.begun, self.cpu_s = time.perf_counter(), time.process_time()
+        self.window = Window(start=self.begun + SETTLE_S, duration_s=run_time_s)
+        self.generator.open_loop(self.due_s, order, self.window)
+        raise StopUser
 
-    def _send(self, due: float, inputs: list[Any], outputs: list[Any]) -> None:
-        self.samples.lags_s.append(time.perf_counter() - due)
-        problem: Exception | None = None
-        size = 0
-        try:
-            result = self.client.infer(self.model, inputs, outputs=outputs, client_timeout=self.connection.timeout_s)
-            answer, _ = from_wire(self.model, result)
-            size = sum(a.nbytes for a in answer.values())
-            if not all(np.isfinite(a).all() for a in answer.values()):
-                problem = ValueError("the answer holds non-finite numbers")
-        except InferenceServerException as error:
-            problem = self.connection.translate(error, self.model)
-        except RequestError as error:
-            # An answer without its outputs is a failed request, not one that never was.
-            problem = error
-        latency_s = time.perf_counter() - due
-        if problem is None:
-            self.samples.latencies_s.append(latency_s)
-        else:
-            self.samples.failures.append(str(problem))
+    def _report(self, model: str, latency_s: float | None, size: int, reason: str | None) -> None:
         self.environment.events.request.fire(
             request_type="grpc",
-            name=self.model,
+            name=model,
             # None keeps a failure out of Locust's histogram as well.
-            response_time=None if problem else latency_s * 1e3,
+            response_time=None if latency_s is None else latency_s * 1e3,
             response_length=size,
-            exception=problem,
+            exception=None if reason is None else RuntimeError(reason),
         )

@@ -1,91 +1,160 @@
-"""Whether a run kept a model's latency budget."""
+"""Whether a run kept the budgets: one verdict for each phase and model, over all repetitions."""
 
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from rfserve.export.spec import find
-from rfserve.loadtest.samples import Samples
+from rfserve.loadtest import interval, validity
+from rfserve.loadtest.measurement import Measurement, Run
+from rfserve.loadtest.plan import Plan
 
-OK, BROKEN, INVALID = 0, 1, 3
-# A generator that is later than this share of the budget measures itself.
-LAG_SHARE = 0.1
-SMALLEST_LAG_MS = 5.0
+PASS, FAIL, INVALID, UNDECIDED = "pass", "fail", "invalid", "undecided"
+OK, BROKEN, UNPROVEN = 0, 1, 3
+PERCENTILES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0}
+UNITS = {"p50_ms": "ms", "p95_ms": "ms", "p99_ms": "ms", "error_rate": "of the requests", "throughput_hz": "per s"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One figure against its budget: the mean over the repetitions with its 95 % interval, NaN where there is none.
+
+    `throughput_hz` has to reach its budget, every other figure must not exceed it.
+    """
+
+    figure: str
+    value: float
+    low: float
+    high: float
+    budget: float
+    outcome: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One model's figures against its budget. `outcome` is `ok`, `broken` or `invalid`, `reason` says why."""
+    """What a run says of one model in one phase: `pass`, `fail`, `invalid` or `undecided`, and why.
 
+    The generator's own limits make all of it `invalid`. Otherwise one figure that fails is a `fail`; without one, too
+    few samples make it `invalid`, and an interval around a budget `undecided`.
+    """
+
+    phase: str
     model: str
-    target: str
-    sent: int
-    failed: int
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    budget_ms: float
-    lag_p99_ms: float
     outcome: str
-    reason: str
+    reasons: tuple[str, ...]
+    rows: tuple[Row, ...]
 
 
-def judge(model: str, samples: Samples, *, target: str, budget_ms: float | None = None) -> Verdict:
-    """Compare a model's samples with its budget on a target; `budget_ms` replaces the spec's."""
-    allowed_ms = find(model).budgets[target].p99_ms if budget_ms is None else budget_ms
-    p99_ms, lag_ms = samples.latency_ms(99), samples.lag_ms(99)
-    allowed_lag_ms = max(SMALLEST_LAG_MS, LAG_SHARE * allowed_ms)
-    outcome, reason = "ok", ""
-    if samples.sent == 0:
-        outcome, reason = "invalid", "nothing was sent"
-    elif samples.failures:
-        outcome, reason = "broken", f"{len(samples.failures)} requests failed, first: {samples.failures[0]}"
-    elif lag_ms > allowed_lag_ms:
-        outcome = "invalid"
-        reason = f"the generator sent {lag_ms:.1f} ms late at p99 (allowed {allowed_lag_ms:.1f}); run it elsewhere"
-    elif not p99_ms <= allowed_ms:
-        outcome, reason = "broken", f"p99 {p99_ms:.1f} ms is over the budget of {allowed_ms:g} ms"
-    return Verdict(
-        model=model,
-        target=target,
-        sent=samples.sent,
-        failed=len(samples.failures),
-        p50_ms=samples.latency_ms(50),
-        p90_ms=samples.latency_ms(90),
-        p99_ms=p99_ms,
-        budget_ms=allowed_ms,
-        lag_p99_ms=lag_ms,
-        outcome=outcome,
-        reason=reason,
-    )
+def judge(run: Run) -> tuple[Verdict, ...]:
+    """One verdict for each phase and model, in the order of the run; `LoadTestError` for a run whose plan is none."""
+    plan = Plan.from_dict(run.plan)
+    groups: dict[tuple[str, str], list[Measurement]] = {}
+    for measurement in run.measurements:
+        groups.setdefault((measurement.phase, measurement.model), []).append(measurement)
+    return tuple(_verdict(plan, measurements) for measurements in groups.values())
 
 
-def exit_code(verdicts: list[Verdict]) -> int:
-    """0 when every model is ok, 1 when a budget broke or a request failed, 3 when the run proves nothing."""
+def exit_code(verdicts: Sequence[Verdict]) -> int:
+    """0 when every verdict is a pass, 1 when one is a fail, 3 when the run proves less than that."""
     outcomes = {v.outcome for v in verdicts}
-    if not verdicts or (outcomes & {"invalid"} and "broken" not in outcomes):
-        return INVALID
-    return BROKEN if "broken" in outcomes else OK
+    if FAIL in outcomes:
+        return BROKEN
+    return OK if outcomes == {PASS} else UNPROVEN
 
 
-def table(verdicts: list[Verdict]) -> str:
-    """The figures for people."""
-    lines = [f"{'model':20} {'sent':>6} {'failed':>6} {'p50 ms':>8} {'p90 ms':>8} {'p99 ms':>8} {'budget':>8}  verdict"]
-    lines += [
-        f"{v.model:20} {v.sent:6d} {v.failed:6d} {v.p50_ms:8.2f} {v.p90_ms:8.2f} {v.p99_ms:8.2f} {v.budget_ms:8g}  "
-        f"{v.outcome}{f': {v.reason}' if v.reason else ''}"
-        for v in verdicts
-    ]
-    return "\n".join(lines)
+def _verdict(plan: Plan, measurements: Sequence[Measurement]) -> Verdict:
+    first = measurements[0]
+    budget = plan.budget(first.model)
+    reasons = validity.problems(measurements)
+    judged = [_judge(name, budget, measurements) for name in plan.figures if _has_budget(name, budget)]
+    rows = tuple(row for row, _ in judged)
+    outcomes = [row.outcome for row in rows]
+    outcome = next((o for o in (FAIL, INVALID, UNDECIDED) if o in outcomes), PASS if rows else UNDECIDED)
+    if not rows:
+        reasons.append(f"device {plan.device!r} has no budget of {first.model}; give the plan one")
+    elif reasons:
+        outcome = INVALID
+    else:
+        reasons = [why for _, why in judged if why]
+    promised = budget.get("rate_hz")
+    if promised is not None and first.target_rate_hz is not None and first.target_rate_hz < promised:
+        reasons.append(f"asked for {first.target_rate_hz:g}/s; the budget promises {promised:g}/s")
+    return Verdict(phase=first.phase, model=first.model, outcome=outcome, reasons=tuple(reasons), rows=rows)
 
 
-def write_report(verdicts: list[Verdict], samples: Mapping[str, Samples], file: Path) -> None:
-    """Figures and raw samples as JSON."""
-    content = [
-        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(verdict).items()}
-        | {"latencies_s": samples[verdict.model].latencies_s, "lags_s": samples[verdict.model].lags_s}
-        for verdict in verdicts
-    ]
-    file.write_text(json.dumps(content, indent=1) + "\n")
+def _has_budget(figure: str, budget: dict[str, float]) -> bool:
+    return (figure if figure != "throughput_hz" else "rate_hz") in budget
+
+
+def _judge(figure: str, budget: dict[str, float], measurements: Sequence[Measurement]) -> tuple[Row, str]:
+    if figure in PERCENTILES:
+        return _latency(figure, budget[figure], measurements)
+    if figure == "error_rate":
+        return _errors(budget[figure], measurements)
+    return _throughput(budget, measurements)
+
+
+def _latency(figure: str, budget: float, measurements: Sequence[Measurement]) -> tuple[Row, str]:
+    percentile = PERCENTILES[figure]
+    values = [m.latency_ms(percentile) for m in measurements]
+    in_all, in_each = validity.samples_needed(percentile)
+    counts = [m.answered for m in measurements]
+    if sum(counts) < in_all or min(counts) < in_each:
+        low, high = math.nan, math.nan
+        row = Row(figure=figure, value=_mean(values), low=low, high=high, budget=budget, outcome=INVALID)
+        return row, (
+            f"{figure} needs {in_all} answers in all and {in_each} in each repetition; there are {sum(counts)} and "
+            f"{min(counts)}: make the phase longer, or repeat it"
+        )
+    low, high = interval.of_mean(values)
+    row = _row(figure, _mean(values), low, high, budget)
+    return row, _why(row, interval.more_for_mean(values, budget))
+
+
+def _errors(budget: float, measurements: Sequence[Measurement]) -> tuple[Row, str]:
+    failed, sent = sum(m.failed for m in measurements), sum(m.sent for m in measurements)
+    low, high = interval.of_shares([(m.failed, m.sent) for m in measurements])
+    row = _row("error_rate", failed / sent if sent else math.nan, low, high, budget)
+    causes: dict[str, int] = {}
+    for measurement in measurements:
+        for reason, count in measurement.failures.items():
+            causes[reason] = causes.get(reason, 0) + count
+    listed = ", ".join(f"{count} {reason}" for reason, count in sorted(causes.items()))
+    more = interval.more_for_share(failed, sent, budget, len(measurements))
+    return row, _why(row, more) + (f": {listed}" if listed and row.outcome != PASS else "")
+
+
+def _throughput(budget: dict[str, float], measurements: Sequence[Measurement]) -> tuple[Row, str]:
+    target_hz = measurements[0].target_rate_hz
+    rate_hz = budget["rate_hz"] if target_hz is None else min(target_hz, budget["rate_hz"])
+    least_hz = rate_hz * (1 - budget.get("error_rate", 0.0))
+    values = [m.goodput_hz for m in measurements]
+    low, high = interval.of_mean(values)
+    row = _row("throughput_hz", _mean(values), low, high, least_hz)
+    return row, _why(row, interval.more_for_mean(values, least_hz))
+
+
+def _row(figure: str, value: float, low: float, high: float, budget: float) -> Row:
+    if figure == "throughput_hz":
+        kept, broken = low >= budget, high < budget
+    else:
+        kept, broken = high <= budget, low > budget
+    outcome = PASS if kept else FAIL if broken else UNDECIDED
+    # Few repetitions that differ much have an interval that reaches below 0, where no figure is.
+    return Row(figure=figure, value=value, low=0.0 if low < 0 else low, high=high, budget=budget, outcome=outcome)
+
+
+def _why(row: Row, more: int | None) -> str:
+    if row.outcome == PASS:
+        return ""
+    side = "under" if row.figure == "throughput_hz" else "over"
+    found = f"{row.figure} {row.value:.4g} ({row.low:.4g} to {row.high:.4g} {UNITS[row.figure]})"
+    if row.outcome == FAIL:
+        return f"{found} is {side} the budget of {row.budget:.4g}"
+    if math.isnan(row.low):
+        return f"{row.figure} {row.value:.4g}: one repetition has no interval; give two or more"
+    settle = "a hundred would not settle it" if more is None else f"{more} more could settle it"
+    return f"{found} is not clear of the budget of {row.budget:.4g}; as repetitions go, {settle}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

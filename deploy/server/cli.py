@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
@@ -18,17 +19,33 @@ from rfserve.server.service import Service, ServiceOptions
 from rfserve.server.trace_export import TraceExport
 
 URL_VARIABLE = "RFSERVE_URL"
+RELEASE = "release"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until stopped; tritonserver's exit code, or 1 with the reason on stderr."""
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(given[:1] if given[:1] == [RELEASE] else given)
     try:
+        if given[:1] == [RELEASE]:
+            return _release(given[1:])
         done: int = options.command(options)
         return done
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _release(arguments: Sequence[str]) -> int:
+    """Hand over to the package that releases, which needs what export needs; the server itself runs without."""
+    try:
+        module = import_module("rfserve.release.command")
+    except ModuleNotFoundError as error:
+        raise ServerError(
+            f"{RELEASE} needs {error.name}, which is not installed: pip install 'rfserve[release]'"
+        ) from error
+    done: int = module.main(arguments)
+    return done
 
 
 def _service(options: argparse.Namespace) -> Service:
@@ -141,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
             help="fail when a model does not load, instead of serving the others",
         )
     status.add_command(commands)
+    commands.add_parser(RELEASE, add_help=False, help="a version on every pod, checked on each; or all as it was")
     during.add_argument("program", nargs="+", metavar="COMMAND", help="after --, with its arguments")
     return parser
 

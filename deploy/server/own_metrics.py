@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from rfserve.server import model_table, process_group
 from rfserve.server.http_api import HttpApi
-from rfserve.server.request_latency import RequestLatency
+from rfserve.server.request_latency import Failure, Histogram, RequestLatency
 from rfserve.server.watch_record import WatchRecord
 from rfserve.server.watchdog import Watchdog
 
@@ -121,9 +121,21 @@ class OwnMetrics:
                 "requests and those that ensembles make; no canaries.",
                 labels=["model", "version"],
             )
-            for key, histogram in self._latency.collect(self._http).items():
+            failed = CounterMetricFamily(
+                "rfserve_requests_failed",
+                "Requests without a good answer: refused by a full queue or after too long a wait, or an instance "
+                "failed. Also those that ensembles make; no canaries, and none that its client cancelled.",
+                labels=["model", "version", "reason"],
+            )
+            histograms = self._latency.collect(self._http)
+            for key, histogram in histograms.items():
                 latency.add_metric(list(key), histogram.cumulative(), histogram.sum_s)
+            # From the start, as Prometheus takes no notice of the first count of a series that it did not know.
+            for key in {(row.name, version) for row in rows for version in row.versions} | histograms.keys():
+                for reason in Failure:
+                    failed.add_metric([*key, reason], histograms.get(key, Histogram()).failed[reason])
             yield latency
+            yield failed
 
     def _watch(self, watchdog: Watchdog) -> Iterator[Any]:
         up = GaugeMetricFamily(

@@ -1,23 +1,24 @@
-"""How long requests took inside Triton, queues included, as histograms: made from Triton's own traces of all of them.
+"""How long requests took inside Triton, queues included, and which failed: made from Triton's own traces of them all.
 
 Triton (2.51) counts durations and can give quantiles of the last minute, neither of which Prometheus can add up over
-servers. Its traces hold the times of each request; they go to files in a folder of ours, are read every few seconds,
-and deleted.
+servers. Of failures it counts none that a full queue refused, those of an ensemble twice, and its cancelled ones among
+them. Its traces hold the times of each request; they go to files in a folder of ours, are read every few seconds, and
+deleted.
 """
 
 import re
 import threading
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import accumulate
 from pathlib import Path
 
 from rfserve.server.canary import REQUEST_ID
 from rfserve.server.http_api import HttpApi
-
-BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.22, 0.3, 0.4, 0.7, 0.8, 1, 2, 5, 10)
-"""Upper bounds, among them every budget of a served model."""
+from rfserve.server.latency_bounds import BOUNDS_S
 
 # Beyond what comes between two collections, which take what there is.
 TRACES_PER_FILE = 5000
@@ -26,16 +27,26 @@ TRACES_GRANTED = 100_000
 _ENTRY = re.compile(
     r'\{"id":(\d+),(?:'
     r'"model_name":"([^"]+)","model_version":(\d+)(?:,"request_id":"([^"]*)")?(?:,"parent_id":(\d+))?\}'
-    r'|"timestamps":\[\{"name":"(REQUEST_START|COMPUTE_OUTPUT_START|REQUEST_END)","ns":(\d+)\}\]\})'
+    r'|"timestamps":\[\{"name":"(REQUEST_START|COMPUTE_OUTPUT_START|REQUEST_END|(?:GRPC|HTTP)_SEND_START)","ns":(\d+)\}\]\})'
 )
+
+
+class Failure(StrEnum):
+    """Why a request that somebody waited for got no good answer."""
+
+    REFUSED = "refused"
+    """No model computed it: a queue was full, or it waited too long."""
+    ERROR = "error"
+    """An instance failed, or was gone."""
 
 
 @dataclass
 class Histogram:
-    """Counts of one model version: one for each bound and one above them all."""
+    """Counts of one model version: one for each bound and one above them all, and what failed."""
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
     sum_s: float = 0.0
+    failed: Counter[Failure] = field(default_factory=Counter)
 
     def add(self, latency_s: float) -> None:
         """Count one request."""
@@ -43,8 +54,8 @@ class Histogram:
         self.sum_s += latency_s
 
     def cumulative(self) -> list[tuple[str, int]]:
-        """Prometheus' form: each bound with the number of requests up to it."""
-        return list(zip([*(f"{b:g}" for b in BOUNDS_S), "+Inf"], accumulate(self.counts), strict=True))
+        """Prometheus' form: each bound, written as every version of it writes it, with the requests up to it."""
+        return list(zip([*(str(float(b)) for b in BOUNDS_S), "+Inf"], accumulate(self.counts), strict=True))
 
 
 @dataclass(kw_only=True)
@@ -77,7 +88,7 @@ class RequestLatency:
         return tuple(f"--trace-config={s}" for s in settings)
 
     def collect(self, http: HttpApi) -> Mapping[tuple[str, str], Histogram]:
-        """By model and version, after all that has ended is counted. Without canaries, and without what failed."""
+        """By model and version, after all that has ended is counted, but canaries and what was cancelled."""
         with self._lock:
             # A changed setting makes Triton write what it holds back.
             self._turn = 1 - self._turn
@@ -91,14 +102,21 @@ class RequestLatency:
                     # Still being written: the next time.
                     continue
                 file.unlink()
-                for model, version, latency_s in latencies(text):
-                    if model in models:
-                        self._histograms.setdefault((model, version), Histogram()).add(latency_s)
+                for model, version, outcome in outcomes(text):
+                    if model not in models:
+                        continue
+                    histogram = self._histograms.setdefault((model, version), Histogram())
+                    if isinstance(outcome, Failure):
+                        histogram.failed[outcome] += 1
+                    else:
+                        histogram.add(outcome)
             return dict(self._histograms)
 
 
-def latencies(text: str) -> Iterator[tuple[str, str, float]]:
-    """Model, version and seconds from arrival to answer of each request that succeeded, in one file of traces."""
+def outcomes(text: str) -> Iterator[tuple[str, str, float | Failure]]:
+    """Model, version, and the seconds from arrival to answer or why there was none, of each request in one file of
+    traces. Nobody waited for what was cancelled; steps of an ensemble are requests as well.
+    """
     traces: dict[str, _Trace] = {}
     for key, model, version, request_id, parent, name, time_ns in _ENTRY.findall(text):
         if model:
@@ -114,5 +132,19 @@ def latencies(text: str) -> Iterator[tuple[str, str, float]]:
     good |= {k for k, s in steps.items() if good.issuperset(s)}
     for key, trace in traces.items():
         begin, end = trace.times_ns.get("REQUEST_START"), trace.times_ns.get("REQUEST_END")
-        if begin and end and key in good and trace.request_id != REQUEST_ID:
-            yield trace.model, trace.version, (end - begin) / 1e9
+        if not begin or trace.request_id == REQUEST_ID:
+            continue
+        if key in good:
+            if end:
+                yield trace.model, trace.version, (end - begin) / 1e9
+        elif _was_answered(traces.get(trace.parent, trace)):
+            # An instance that failed leaves a time of 0.
+            tried = any("COMPUTE_OUTPUT_START" in traces[k].times_ns for k in {key, *steps.get(key, ())} - good)
+            yield trace.model, trace.version, Failure.ERROR if tried else Failure.REFUSED
+
+
+def _was_answered(trace: _Trace) -> bool:
+    """Whether the client was told, if only that it failed: one that cancelled gets no answer. What a full queue refuses
+    has no end, and over HTTP no time of its answer.
+    """
+    return "REQUEST_END" not in trace.times_ns or any(name.endswith("_SEND_START") for name in trace.times_ns)

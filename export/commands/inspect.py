@@ -87,9 +87,13 @@ def _check(options: argparse.Namespace) -> int:
     for model in models:
         found = verification.problems(repository, model)
         bad += bool(found)
-        versions = ", ".join(map(str, repository.versions(model)))
-        print(f"{model}: {'; '.join(found) if found else f'ok (version {versions})'}")
+        print(f"{model}: {'; '.join(found) if found else f'ok ({_kept(repository, model)})'}")
     return 1 if bad else 0
+
+
+def _kept(repository: ModelRepository, model: str) -> str:
+    versions = ", ".join(map(str, repository.versions(model)))
+    return "; ".join(part for part in (f"version {versions}", repository.serving(model).tuned) if part)
 
 
 def _configure(options: argparse.Namespace) -> int:

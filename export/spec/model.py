@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from rfserve.export.spec.device import DEVICES, REFERENCES, Budget
 from rfserve.export.spec.errors import SpecError, TensorError
 from rfserve.export.spec.precision import FP32, PRECISIONS, DriftLimit
 from rfserve.export.spec.tensor import Array, Axis, TensorSpec
@@ -14,20 +15,11 @@ FEWEST_INSTANCES, THREADS_AN_INSTANCE = 2, 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
-    """The latency that a target promises: p99 in ms at an open-loop arrival rate of single requests."""
-
-    p99_ms: float
-    rate_hz: float
-
-    def __post_init__(self) -> None:
-        if self.p99_ms <= 0 or self.rate_hz <= 0:
-            raise SpecError(f"budget: got p99 {self.p99_ms} ms at {self.rate_hz}/s; expected both above 0")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Placement:
     """How a target runs a model: instances, ONNX Runtime threads of each, and the batcher's wait for more requests.
+
+    `joined_rows` is how many rows the batcher joins at most; without it, what the budget has room for (`queueing`).
+    Only a placement that was tuned says it, and that one is for the machines it was tuned on.
 
     Triton 24.10 allows neither one instance nor a delay where a queue has limits. An instance tells the batcher that it
     is about to be free before it is; a batcher that is quicker finds none free and looks again after 500 ms, unless
@@ -39,8 +31,11 @@ class Placement:
     instances: int
     intra_op_threads: int
     queue_delay_us: int = 0
+    joined_rows: int | None = None
 
     def __post_init__(self) -> None:
+        if self.joined_rows is not None and self.joined_rows < 1:
+            raise SpecError(f"placement: got {self.joined_rows} joined rows; expected 1 or more")
         if self.instances < FEWEST_INSTANCES or self.intra_op_threads < 1 or self.queue_delay_us != 0:
             raise SpecError(
                 f"placement: got {self}; expected instances from {FEWEST_INSTANCES}, threads from 1, and no delay"
@@ -50,10 +45,13 @@ class Placement:
         """The placement for another number of CPU cores: two instances, from twelve cores on one for every four.
 
         Threads of one instance shorten each answer, but the second already gains 1.8 times instead of 2; instances
-        beside each other lose nothing. From two cores on, all threads together are never more than the cores.
+        beside each other lose nothing. From two cores on, all threads together are never more than the cores. A tuned
+        placement stays as it is.
         """
         if cores < 1:
             raise SpecError(f"placement: got {cores} cores; expected 1 or more")
+        if self.joined_rows is not None:
+            return self
         instances = max(FEWEST_INSTANCES, cores // THREADS_AN_INSTANCE)
         return replace(self, instances=instances, intra_op_threads=max(1, cores // instances))
 
@@ -66,6 +64,7 @@ class _Served:
     outputs: tuple[TensorSpec, ...]
     axes: tuple[Axis, ...] = ()
     max_batch_size: int
+    # By device.
     budgets: Mapping[str, Budget]
     # Largest absolute difference from eager PyTorch that an export may show, per element of an output.
     tolerance: float = 1e-5
@@ -78,8 +77,8 @@ class _Served:
         used = {a for t in (*self.inputs, *self.outputs) for a in t.axes if isinstance(a, str)}
         if declared != used:
             raise SpecError(f"{self.name}: axes declared {sorted(declared)}, used {sorted(used)}; expected the same")
-        if set(self.budgets) != set(TARGETS):
-            raise SpecError(f"{self.name}: budgets for {sorted(self.budgets)}; expected {sorted(TARGETS)}")
+        if set(self.budgets) != set(DEVICES):
+            raise SpecError(f"{self.name}: budgets for {sorted(self.budgets)}; expected {sorted(DEVICES)}")
         if self.max_batch_size < 1:
             raise SpecError(f"{self.name}: got max_batch_size {self.max_batch_size}; expected at least 1")
 
@@ -92,6 +91,10 @@ class _Served:
     def served_sizes(self) -> dict[str, int]:
         """The sizes of the dynamic axes that clients send and warm-up runs."""
         return {a.name: a.served for a in self.axes}
+
+    def budget(self, target: str) -> Budget:
+        """The budget that a target's configuration is made for: that of its reference device."""
+        return self.budgets[REFERENCES[target]]
 
     def input(self, name: str) -> TensorSpec:
         """The input of that name; `SpecError` when there is none."""
@@ -164,7 +167,11 @@ class ModelSpec(_Served):
         """The model on machines of so many CPU cores, which are taken to serve in proportion to them."""
         placement = self.placements[target].on(cores)
         costs = {t: ms * SPEC_CORES / cores if t == target else ms for t, ms in self.row_costs_ms.items()}
-        return replace(self, placements={**self.placements, target: placement}, row_costs_ms=costs)
+        return replace(self.placed(target, placement), row_costs_ms=costs)
+
+    def placed(self, target: str, placement: Placement) -> "ModelSpec":
+        """The model with another placement on a target."""
+        return replace(self, placements={**self.placements, target: placement})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """How long a request may wait in the server, and how many may: derived from a model's budget and what a row costs.
 
-A target's p99 budget B is split. A batch may run for `EXECUTION_SHARE` of it and a request may wait for `QUEUE_SHARE`;
-what is left is for the wire, the server's other threads, and what else runs on the machine. A row costs s, and k
-instances share the cores, so that a batch of P rows takes k P s:
+A target's p99 budget B, that of its reference device, is split. A batch may run for `EXECUTION_SHARE` of it and a
+request may wait for `QUEUE_SHARE`; what is left is for the wire, the server's other threads, and what else runs on the
+machine. A row costs s, and k instances share the cores, so that a batch of P rows takes k P s:
 
     rows of a batch that the batcher puts together   P = max(1, floor(EXECUTION_SHARE B / (k s)))
     time-out of a request that waits                 T = QUEUE_SHARE B
@@ -58,12 +58,15 @@ class QueueLimits:
 
 
 def largest_formed_batch(spec: ModelSpec, target: str) -> int:
-    """P: rows that the batcher joins at most. A single request may still hold `max_batch_size` rows."""
+    """P, or what the placement says: rows that the batcher joins at most. A request may still hold `max_batch_size`."""
+    tuned = spec.placements[target].joined_rows
+    if tuned is not None:
+        return min(spec.max_batch_size, tuned)
     row_ms = spec.row_costs_ms.get(target)
     if row_ms is None:
         return spec.max_batch_size
     alone_ms = spec.placements[target].instances * row_ms
-    return min(spec.max_batch_size, max(1, int(EXECUTION_SHARE * spec.budgets[target].p99_ms / alone_ms)))
+    return min(spec.max_batch_size, max(1, int(EXECUTION_SHARE * spec.budget(target).p99_ms / alone_ms)))
 
 
 def queue_limits(spec: ModelSpec, target: str) -> Mapping[Priority, QueueLimits]:
@@ -72,7 +75,7 @@ def queue_limits(spec: ModelSpec, target: str) -> Mapping[Priority, QueueLimits]
     Urgent requests overtake, so that their time-out need not keep the budget, and a check gets its answer on a machine
     that is slow. Bulk requests have time.
     """
-    timeout_ms = QUEUE_SHARE * spec.budgets[target].p99_ms
+    timeout_ms = QUEUE_SHARE * spec.budget(target).p99_ms
     row_ms = spec.row_costs_ms.get(target)
     size = UNMEASURED_SIZE if row_ms is None else max(1, int(timeout_ms / row_ms))
     patient_ms = max(timeout_ms, PATIENT_TIMEOUT_MS)

@@ -14,12 +14,12 @@ from served import publish_untrained
 from tritonclient.grpc import InferResult
 from wire_load import Outcome, WireLoad, serialised
 
-from rfserve.export import local_model, parity, release
+from rfserve.export import local_model, release
 from rfserve.export.cli import main as export_main
+from rfserve.export.elements import compare
 from rfserve.export.local_model import LocalModel
-from rfserve.export.publication import network_units
 from rfserve.export.repository import Repository
-from rfserve.export.scaling import Scaling
+from rfserve.export.scaling import Scaling, network_units
 from rfserve.export.spec import ENSEMBLES, GRAPHS, example
 from rfserve.export.spec.queueing import Priority
 from rfserve.export.spec.tensor import Array
@@ -91,7 +91,7 @@ class Expected:
         for tensor in NETWORK.outputs:
             allowed = SLACK[name] * NETWORK.tolerance * np.asarray(self._units[tensor.name])
             got = answer.as_numpy(tensor.name)
-            if got is None or parity.compare(got, wanted[tensor.name], allowed)[2]:
+            if got is None or compare(got, wanted[tensor.name], allowed)[2]:
                 return False
         return True
 

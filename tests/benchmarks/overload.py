@@ -65,7 +65,7 @@ async def measure(url: str, model: str, *, rounds: int, capacity_s: float, overl
         capacity_hz=capacity_hz,
         goodput=statistics.median(goodputs),
         accepted_p99_ms=overload.answered_at_ms(99),
-        budget_ms=spec.budgets["cpu"].p99_ms,
+        budget_ms=spec.budget("cpu").p99_ms,
         slowdown=max(1.0, 1e3 / (capacity_hz * sum(g.row_costs_ms["cpu"] for g in graphs))),
         refused=len(overload.refused_ms),
         refused_p50_ms=overload.refused_at_ms(50),

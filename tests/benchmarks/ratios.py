@@ -15,8 +15,10 @@ from wire_load import WireLoad, serialised
 
 from rfserve.clients.client import LocalizationClient
 from rfserve.export import onnx_file
-from rfserve.export.networks.heimdall_net import HeimdallNet
+from rfserve.export.networks.heimdall_net import HeimdallBase, HeimdallNet
+from rfserve.export.networks.heimdall_net_pro import HeimdallNetPro
 from rfserve.export.networks.iq_encoder import TimeConv
+from rfserve.export.networks.receiver_encoder import WIDTH
 from rfserve.export.precision import convert
 from rfserve.export.publication import Built, Source, build_network, publish
 from rfserve.export.repository import Repository
@@ -53,8 +55,11 @@ def medians_ms(*functions: Callable[[], object], rounds: int) -> list[float]:
     return [statistics.median(t) for t in times]
 
 
-def heimdall_loop(network: HeimdallNet, iq: Tensor, features: Tensor, positions: Tensor, ids: Tensor) -> Tensor:
-    """HeimdallNet as Heimdall 1.0 runs it: one receiver after the other, the calibration picked by `.item()`."""
+def heimdall_loop(network: HeimdallBase, iq: Tensor, features: Tensor, positions: Tensor, ids: Tensor) -> Tensor:
+    """A HeimdallNet as Heimdall 1.0 runs it: one receiver after the other, the calibration picked by `.item()`.
+
+    Of as many receivers as there are slots: nothing is padded.
+    """
     rows = []
     for b in range(iq.shape[0]):
         encoded = [
@@ -63,7 +68,8 @@ def heimdall_loop(network: HeimdallNet, iq: Tensor, features: Tensor, positions:
         ]
         rows.append(torch.cat(encoded))
     mask = torch.ones(iq.shape[:2], dtype=torch.bool)
-    joined = [network.set_aggregator(torch.stack(rows), mask), network.geometry_encoder(positions, mask)]
+    no_pad = [torch.zeros(1, WIDTH)] if isinstance(network, HeimdallNetPro) else []
+    joined = [network.set_aggregator(torch.stack(rows), mask, *no_pad), network.geometry_encoder(positions, mask)]
     answer: Tensor = network.position_head(network.global_fusion(torch.cat(joined, -1)))
     return answer
 

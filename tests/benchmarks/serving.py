@@ -7,6 +7,7 @@ import argparse
 import functools
 from collections.abc import Callable, Mapping
 
+import alerts
 import backend
 import hot_swap
 import mixed_batches
@@ -19,6 +20,7 @@ PARTS: Mapping[str, Callable[[], None]] = {
     "overload": overload.main,
     "mixed_batches": mixed_batches.main,
     "hot_swap": hot_swap.main,
+    "alerts": alerts.report,
 }
 
 

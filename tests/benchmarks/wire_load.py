@@ -14,33 +14,13 @@ from typing import Any
 import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2
-from tritonclient.grpc._utils import _get_inference_request
 
-from rfserve.clients.connection import CHANNEL_ARGUMENTS, to_wire
+from rfserve.clients.connection import CHANNEL_ARGUMENTS
 from rfserve.export.spec.queueing import REFUSAL_TEXTS
-from rfserve.export.spec.tensor import Array
 from rfserve.loadtest.arrivals import poisson_s
+from rfserve.loadtest.payload import METHOD, serialised
 
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
-
-
-def serialised(model: str, arrays: dict[str, Array], *, priority: int = 0, timeout_us: int | None = None) -> bytes:
-    """One request for a model as it goes over the wire."""
-    inputs, outputs = to_wire(model, arrays)
-    request = _get_inference_request(
-        model_name=model,
-        inputs=inputs,
-        model_version="",
-        request_id="",
-        outputs=outputs,
-        sequence_id=0,
-        sequence_start=False,
-        sequence_end=False,
-        priority=priority,
-        timeout=timeout_us,
-        parameters=None,
-    )
-    return bytes(request.SerializeToString())
+__all__ = ["Outcome", "WireLoad", "serialised"]
 
 
 @dataclass(kw_only=True)

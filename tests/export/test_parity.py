@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from rfserve.export import onnx_file, parity
+from rfserve.export.elements import compare
 from rfserve.export.errors import GraphError, ParityError
 from rfserve.export.networks.geometry_encoder import GeometryEncoder
 from rfserve.export.publication import Source, build_network, publish
@@ -118,7 +119,7 @@ def test_failed_gate_publishes_nothing(network, tmp_path: Path, monkeypatch):
     ],
 )
 def test_comparison_is_per_element_and_knows_nan(got, expected, bad):
-    found = parity.compare(np.array(got, np.float32), np.array(expected, np.float32), np.float64(1e-5))
+    found = compare(np.array(got, np.float32), np.array(expected, np.float32), np.float64(1e-5))
     assert found[2] is bad
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from rfserve.export import pbtxt
 from rfserve.export.spec import ENSEMBLES, GRAPHS, SpecError, find
-from rfserve.export.spec.model import TARGETS, Budget, Placement
+from rfserve.export.spec.device import Budget, promised
+from rfserve.export.spec.model import TARGETS, Placement
 from rfserve.export.spec.queueing import (
     PATIENT_TIMEOUT_MS,
     Priority,
@@ -25,7 +26,7 @@ def test_queue_that_is_full_is_answered_within_the_budget(name):
     limits = queue_limits(spec, "cpu")[Priority.NORMAL]
     row_ms, instances = spec.row_costs_ms["cpu"], spec.placements["cpu"].instances
     assert limits.size * row_ms <= limits.timeout_ms
-    assert limits.timeout_ms + instances * largest_formed_batch(spec, "cpu") * row_ms <= spec.budgets["cpu"].p99_ms
+    assert limits.timeout_ms + instances * largest_formed_batch(spec, "cpu") * row_ms <= spec.budget("cpu").p99_ms
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -33,8 +34,8 @@ def test_rated_load_comes_in_bursts_that_fit(name):
     """What arrives within a second, up to a burst, is in the queue or running; the rated load uses half at most."""
     spec = GRAPHS[name]
     held = queue_limits(spec, "cpu")[Priority.NORMAL].size + spec.placements["cpu"].instances
-    assert held >= min(BURST, spec.budgets["cpu"].rate_hz)
-    assert spec.budgets["cpu"].rate_hz * spec.row_costs_ms["cpu"] < 500
+    assert held >= min(BURST, spec.budget("cpu").rate_hz)
+    assert spec.budget("cpu").rate_hz * spec.row_costs_ms["cpu"] < 500
 
 
 @pytest.mark.parametrize("name", ENSEMBLES)
@@ -47,7 +48,7 @@ def test_ensemble_has_the_time_that_its_steps_may_take(name, target):
         row_ms = step.model.row_costs_ms.get(target, 0.0)
         run_ms = step.model.placements[target].instances * largest_formed_batch(step.model, target) * row_ms
         steps_ms += queue_limits(step.model, target)[Priority.NORMAL].timeout_ms + run_ms
-    assert steps_ms <= spec.budgets[target].p99_ms
+    assert steps_ms <= spec.budget(target).p99_ms
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -75,7 +76,10 @@ def test_configuration_holds_the_limits(name, configuration):
 def test_limits_follow_the_budget_and_the_cost_of_a_row():
     spec = replace(
         find("heimdall_net"),
-        budgets={"cpu": Budget(p99_ms=1000, rate_hz=10), "gpu": Budget(p99_ms=40, rate_hz=10)},
+        budgets={
+            "cpu-2core": Budget(p50_ms=1, p95_ms=1, p99_ms=1000, rate_hz=10),
+            **promised("gpu", p99_ms=40, rate_hz=10),
+        },
         row_costs_ms={"cpu": 10},
     )
     assert queue_limits(spec, "cpu")[Priority.NORMAL] == QueueLimits(timeout_ms=500, size=50)

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from rfserve.export import local_model, onnx_file, parity, release
+from rfserve.export import local_model, onnx_file, release
 from rfserve.export.cli import main
+from rfserve.export.elements import compare
 from rfserve.export.errors import LiveServerError, ReleaseError
 from rfserve.export.live import LiveServer
 from rfserve.export.local_model import LocalModel
 from rfserve.export.manifest import Manifest
-from rfserve.export.publication import GRAPH_FILE, Source, build_network, network_units, publish
+from rfserve.export.publication import GRAPH_FILE, Source, build_network, publish
 from rfserve.export.repository import Repository, version_files
-from rfserve.export.scaling import Scaling
+from rfserve.export.scaling import Scaling, network_units
 from rfserve.export.spec import ENSEMBLES, GRAPHS, ModelSpec, example
 from rfserve.server.process import ServerOptions, TritonServer
 from rfserve.server.security import Security
@@ -109,8 +110,7 @@ def expected(folder: Path):
 def agrees(folder: Path, got: dict, wanted: dict, *, slack: float = 1) -> bool:
     units = network_units(NETWORK, Scaling.from_dict(Repository(folder).manifest(NETWORK.name, 1).scaling or {}))
     return not any(
-        parity.compare(got[t.name], wanted[t.name], slack * NETWORK.tolerance * units[t.name])[2]
-        for t in NETWORK.outputs
+        compare(got[t.name], wanted[t.name], slack * NETWORK.tolerance * units[t.name])[2] for t in NETWORK.outputs
     )
 
 

@@ -19,6 +19,7 @@ from rfserve.export.spec import (
     example,
     find,
 )
+from rfserve.export.spec.device import CEILING_MS, measured
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -90,7 +91,7 @@ SPEC = GRAPHS["heimdall_net"]
     [
         ({"axes": ()}, "axes declared"),
         ({"outputs": SPEC.inputs}, "not distinct"),
-        ({"budgets": {"cpu": Budget(p99_ms=1, rate_hz=1)}}, "budgets for"),
+        ({"budgets": {"cpu-2core": Budget(p50_ms=1, p95_ms=1, p99_ms=1, rate_hz=1)}}, "budgets for"),
         ({"max_batch_size": 0}, "max_batch_size 0"),
         ({"opset": 13}, "opset 13"),
         ({"placements": {}}, "placements for"),
@@ -111,11 +112,28 @@ def test_placement_for_other_machines_never_has_more_threads_than_cores(cores, i
         placement.on(0)
 
 
+@pytest.mark.parametrize(
+    ("upper_ms", "budget_ms"), [(10.0, 15), (6.04, 9.1), (15.95, 24), (66.6, 100), (67.4, 110), (101.0, 160)]
+)
+def test_budget_is_what_was_measured_with_head_room_rounded_up(upper_ms, budget_ms):
+    found = measured(p50_ms=upper_ms, p95_ms=upper_ms, p99_budget_ms=700, rate_hz=3)
+    assert (found.p50_ms, found.p95_ms, found.p99_ms) == (budget_ms, budget_ms, 700)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_fix_may_take_longer_than_the_ceiling(name):
+    assert all(budget.p99_ms <= CEILING_MS for budget in MODELS[name].budgets.values())
+
+
 def test_axis_and_budget_and_ensemble_are_checked():
     with pytest.raises(SpecError, match="served 11"):
         Axis(name="receivers", minimum=1, maximum=10, served=11)
     with pytest.raises(SpecError, match="above 0"):
-        Budget(p99_ms=0, rate_hz=1)
+        Budget(p50_ms=0, p95_ms=1, p99_ms=1, rate_hz=1)
+    with pytest.raises(SpecError, match="ascending"):
+        Budget(p50_ms=2, p95_ms=1, p99_ms=3, rate_hz=1)
+    with pytest.raises(SpecError, match="share below 1"):
+        Budget(p50_ms=1, p95_ms=1, p99_ms=1, rate_hz=1, error_rate=1)
     locate = MODELS["locate"]
     step = locate.steps[1]
     with pytest.raises(SpecError, match="which nothing made before"):

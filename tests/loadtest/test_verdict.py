@@ -1,80 +1,177 @@
-"""The verdict on a run: what is ok, what is broken, and what proves nothing."""
+"""The verdict on a run: what passes, what fails, what proves nothing, and what would settle it."""
 
-import json
 import math
+import re
 
+import numpy as np
 import pytest
+from measurements import RATE_HZ, measured, run_of
+from scipy import stats
 
-from rfserve.export.spec import MODELS
-from rfserve.loadtest import verdict
-from rfserve.loadtest.samples import Samples
-
-MODEL = "heimdall_net"
-BUDGET_MS = MODELS[MODEL].budgets["cpu"].p99_ms
-
-
-def judged(latencies_ms, *, lags_ms=(1.0,), failures=(), **options):
-    samples = Samples(
-        latencies_s=[m / 1e3 for m in latencies_ms],
-        lags_s=[m / 1e3 for m in lags_ms],
-        failures=list(failures),
-    )
-    return verdict.judge(MODEL, samples, target="cpu", **options)
+from rfserve.loadtest import interval, table, verdict
+from rfserve.loadtest.plan import Plan
+from rfserve.loadtest.validity import lateness_limit_ms, problems, samples_needed
+from rfserve.loadtest.verdict import FAIL, INVALID, PASS, UNDECIDED, judge
 
 
-def test_a_percentile_is_a_latency_that_a_request_had():
-    samples = Samples(latencies_s=[0.001] * 98 + [0.2, 0.3])
-    # Interpolation would say 0.2 s and a fraction; half of the slowest two were slower than that.
-    assert samples.latency_ms(99) == pytest.approx(300)
-    assert samples.latency_ms(50) == pytest.approx(1)
+def repetitions(scales=(1.0, 1.02, 0.98, 1.01, 0.99), count=300, **options):
+    rng = np.random.default_rng(0)
+    base = np.clip(rng.normal(10, 1, count), 5, 20)
+    return [measured(base * scale, repetition=i, **options) for i, scale in enumerate(scales)]
 
 
-def test_inside_the_budget_is_ok():
-    found = judged([BUDGET_MS / 2] * 200)
-    assert (found.outcome, found.sent, found.failed) == ("ok", 200, 0)
-    assert verdict.exit_code([found]) == verdict.OK
+def judged(measurements, **options):
+    (found,) = judge(run_of(measurements, **options))
+    return found
 
 
-def test_a_p99_over_the_budget_is_broken():
-    found = judged([BUDGET_MS / 2] * 97 + [BUDGET_MS * 2] * 3)
-    assert found.outcome == "broken"
-    assert f"over the budget of {BUDGET_MS:g} ms" in found.reason
-    assert verdict.exit_code([found]) == verdict.BROKEN
+def row(found, figure):
+    return next(r for r in found.rows if r.figure == figure)
 
 
-def test_a_failure_breaks_a_run_and_stays_out_of_the_latencies():
-    found = judged([1.0] * 99, failures=["deadline of 10 s passed"])
-    assert found.outcome == "broken"
-    assert "deadline of 10 s passed" in found.reason
-    assert (found.sent, found.failed) == (100, 1)
-    assert found.p99_ms == pytest.approx(1.0)
+def test_interval_clear_of_every_budget_passes():
+    found = judged(repetitions())
+    assert (found.outcome, found.reasons) == (PASS, ())
+    assert [r.figure for r in found.rows] == ["p50_ms", "p95_ms", "p99_ms", "error_rate", "throughput_hz"]
+    assert {r.outcome for r in found.rows} == {PASS}
+    assert verdict.exit_code([found]) == 0
+    assert row(found, "p50_ms").low < 10 < row(found, "p50_ms").high < 11
 
 
-def test_a_late_generator_makes_a_run_invalid_however_slow_the_server_looked():
-    found = judged([BUDGET_MS * 5] * 100, lags_ms=[BUDGET_MS] * 100)
-    assert found.outcome == "invalid"
-    assert verdict.exit_code([found]) == verdict.INVALID
+def test_one_figure_over_its_budget_fails():
+    found = judged(repetitions(), budgets={"p95_ms": 8.0, "p50_ms": 8.0})
+    assert found.outcome == FAIL
+    assert row(found, "p95_ms").outcome == FAIL
+    assert row(found, "p99_ms").outcome == PASS
+    assert any("p95_ms" in r and "is over the budget of 8" in r for r in found.reasons)
+    assert verdict.exit_code([found]) == 1
+
+
+def test_interval_around_a_budget_is_undecided_and_says_what_would_settle_it():
+    spread = repetitions(scales=(1.0, 1.3, 0.7, 1.1, 0.9))
+    middle = row(judged(spread), "p50_ms").value
+    found = judged(spread, budgets={"p50_ms": middle * 1.06})
+    assert found.outcome == UNDECIDED
+    (reason,) = found.reasons
+    more = interval.more_for_mean([m.latency_ms(50) for m in spread], middle * 1.06)
+    assert f"{more} more could settle it" in reason
+    assert verdict.exit_code([found]) == 3
+    found = judged(spread, budgets={"p50_ms": middle * 1.0001})
+    assert "a hundred would not settle it" in found.reasons[0]
+
+
+def test_interval_of_a_latency_ends_at_zero():
+    found = row(judged(repetitions(scales=(0.1, 0.1, 5.0))), "p50_ms")
+    assert found.low == 0
+    assert found.high > found.value
+
+
+def test_one_repetition_is_undecided():
+    found = judged(repetitions(scales=(1.0,), count=1200))
+    assert found.outcome == UNDECIDED
+    assert math.isnan(row(found, "p99_ms").low)
+    assert "one repetition has no interval" in found.reasons[0]
+
+
+def test_failures_are_judged_apart_from_latencies():
+    found = judged(repetitions(failures={"deadline": 20, "unavailable": 1}))
+    assert found.outcome == FAIL
+    assert row(found, "p99_ms").outcome == PASS
+    assert row(found, "error_rate").value == pytest.approx(21 / 321)
+    assert row(found, "throughput_hz").outcome == FAIL
+    assert any("100 deadline, 5 unavailable" in r for r in found.reasons)
+
+
+def test_failures_in_one_burst_are_less_certain_than_spread_ones():
+    burst = repetitions()
+    burst[2] = measured(burst[2].latency_s * 1e3, repetition=2, failures={"deadline": 60})
+    assert judged(burst, figures=("error_rate",)).outcome == UNDECIDED
+    assert judged(repetitions(failures={"deadline": 12}), figures=("error_rate",)).outcome == FAIL
+
+
+def test_too_few_samples_for_a_percentile_are_invalid():
+    found = judged(repetitions(count=150))
+    assert found.outcome == INVALID
+    assert row(found, "p99_ms").outcome == INVALID
+    assert row(found, "p50_ms").outcome == PASS
+    assert any("p99_ms needs 1000 answers in all and 100 in each repetition; there are 750" in r for r in found.reasons)
+    # A server that answers nothing has failed, however few its answers are.
+    away = [measured([], repetition=i, failures={"unavailable": 50}) for i in range(3)]
+    assert judged(away).outcome == FAIL
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cpu_share": 0.91}, "91% of its core"),
+        ({"late": 4}, r"20 of 1500 requests went out more than 5 ms late"),
+        ({"unsent": 4}, r"49\.34 of 50 requests a second went out"),
+    ],
+)
+def test_generator_that_was_the_bottleneck_makes_a_run_invalid_whatever_it_measured(options, message):
+    for budgets in ({}, {"p50_ms": 1.0}):
+        found = judged(repetitions(**options), budgets=budgets)
+        assert found.outcome == INVALID
+        assert any(re.search(message, r) for r in found.reasons)
+        assert verdict.exit_code([found]) == 3
+    assert judged(repetitions(cpu_share=0.89, late=3, unsent=3)).outcome == PASS
 
 
 def test_nothing_sent_proves_nothing():
-    found = judged([], lags_ms=[])
-    assert found.outcome == "invalid"
-    assert math.isnan(found.p99_ms)
-    assert verdict.exit_code([]) == verdict.INVALID
+    assert problems([measured([], unsent=5)])[0] == "nothing was sent"
+    assert verdict.exit_code([]) == 3
 
 
-def test_a_broken_budget_outweighs_an_invalid_run():
-    assert verdict.exit_code([judged([], lags_ms=[]), judged([BUDGET_MS * 2] * 9)]) == verdict.BROKEN
+def test_a_failure_outweighs_a_run_that_proves_nothing():
+    good, bad, unproven = (
+        judged(repetitions()),
+        judged(repetitions(), budgets={"p50_ms": 1.0}),
+        judged(repetitions((1,))),
+    )
+    assert [verdict.exit_code(v) for v in ([good], [good, bad, unproven], [good, unproven])] == [0, 1, 3]
 
 
-def test_a_budget_can_be_replaced():
-    assert judged([5.0] * 10, budget_ms=4).outcome == "broken"
-    assert judged([5.0] * 10, budget_ms=6).outcome == "ok"
+def test_lower_rate_than_promised_is_said():
+    found = judged(repetitions(), budgets={"rate_hz": 2 * RATE_HZ})
+    assert found.outcome == PASS
+    assert found.reasons == ("asked for 50/s; the budget promises 100/s",)
 
 
-def test_the_report_is_json_with_the_raw_samples(tmp_path):
-    samples = Samples()
-    verdict.write_report([judged([], lags_ms=[])], {MODEL: samples}, tmp_path / "report.json")
-    (entry,) = json.loads((tmp_path / "report.json").read_text())
-    assert entry["p99_ms"] is None
-    assert entry["latencies_s"] == []
+def test_plan_without_budgets_decides_nothing():
+    run = run_of(repetitions())
+    bare = {**run.plan, "device": "cpu-64core", "budgets": {}}
+    (found,) = judge(type(run)(**{**vars(run), "plan": bare}))
+    assert (found.outcome, found.rows) == (UNDECIDED, ())
+    assert "no budget" in found.reasons[0]
+
+
+def test_percentile_needs_ten_samples_beyond_it():
+    assert [samples_needed(p) for p in (50, 95, 99)] == [(20, 2), (200, 20), (1000, 100)]
+
+
+def test_lateness_limit_is_a_share_of_the_budget_from_5_ms_on():
+    run = run_of([])
+    assert lateness_limit_ms(Plan.from_dict(run.plan), "heimdall_net") == 10.0
+    tight = run_of([], budgets={"p99_ms": 41.0})
+    assert lateness_limit_ms(Plan.from_dict(tight.plan), "heimdall_net") == 5.0
+
+
+def test_intervals_are_those_of_the_textbook():
+    values = [1.0, 2.0, 4.0, 5.0]
+    wanted = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert interval.of_mean(values) == pytest.approx(wanted)
+    exact = stats.binomtest(3, 200).proportion_ci(method="exact")
+    assert interval.of_share(3, 200) == pytest.approx((exact.low, exact.high))
+    assert interval.of_share(0, 400) == pytest.approx((0, 1 - 0.025 ** (1 / 400)))
+    assert interval.of_share(5, 5)[1] == 1.0
+    assert interval.of_share(0, 0) == (0.0, 1.0)
+    low, high = interval.of_share(0, 300)
+    assert low == 0 < high
+    assert interval.more_for_share(0, 300, 0.01, 3) == 1
+
+
+def test_table_says_both_latencies_and_why():
+    run = run_of(repetitions(), budgets={"p50_ms": 1.0})
+    text = table.text(run, judge(run))
+    for part in ("FAIL", "since due", "since sent", "is over the budget of 1", "not asked", "1500 sent, 0 late"):
+        assert part in text

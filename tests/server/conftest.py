@@ -1,9 +1,11 @@
-"""Certificates as an authority signs them, repositories to serve and to spoil, busy callers, and the server itself."""
+"""Certificates of an authority, a Kubernetes API, repositories to serve and to spoil, busy callers, and the server."""
 
 import ipaddress
+import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -12,8 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import tritonclient.grpc as triton
@@ -106,6 +110,111 @@ def server_pair(authority: Authority) -> Pair:
 @pytest.fixture(scope="session")
 def client_pair(authority: Authority) -> Pair:
     return authority.issue("client")
+
+
+class ClusterServer:
+    """An HTTPS server that answers as the Kubernetes API does to who lists EndpointSlices with the right token.
+
+    `slices` are the objects of the list, `pages` how many of them an answer holds; `looks` counts the lists. `before`
+    is called before each list with the number of those before it.
+    """
+
+    def __init__(self, authority: Authority, pair: Pair, folder: Path) -> None:
+        self.slices: list[dict[str, Any]] = []
+        self.page, self.looks, self.before = 500, 0, lambda _: None
+        self.paths: list[str] = []
+        self.account = folder
+        self.account.mkdir()
+        self.renew("first-token")
+        shutil.copy(authority.file, folder / "ca.crt")
+        (folder / "namespace").write_text("radio")
+        cluster = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status, document = cluster._answer(self.path, self.headers.get("Authorization", ""))
+                body = json.dumps(document).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer((NAMED, 0), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pair.certificate, pair.key)
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"https://{NAMED}:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def renew(self, token: str) -> None:
+        self._token = token
+        (self.account / "token").write_text(token)
+
+    def serve(self, ready: dict[str, str], starting: dict[str, str] | None = None, port: str = "grpc") -> None:
+        """Pods by name, with the address of each; a slice for each port, as Kubernetes makes them."""
+        self.slices = []
+        for name, address in {**ready, **(starting or {})}.items():
+            host, _, number = address.rpartition(":")
+            self.slices.append(slice_of([endpoint(name, host, ready=name in ready)], {port: int(number)}))
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answer(self, path: str, authorization: str) -> tuple[int, dict[str, Any]]:
+        self.paths.append(path)
+        parts = urlsplit(path)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if authorization != f"Bearer {self._token}":
+            return 401, {"kind": "Status", "status": "Failure", "message": "Unauthorized", "code": 401}
+        if parts.path != "/apis/discovery.k8s.io/v1/namespaces/radio/endpointslices":
+            user = "system:serviceaccount:radio:release"
+            said = f'endpointslices.discovery.k8s.io is forbidden: User "{user}" cannot list resource'
+            return 403, {"kind": "Status", "status": "Failure", "message": said, "code": 403}
+        first = int(query.get("continue", "0"))
+        if not first:
+            self.before(self.looks)
+            self.looks += 1
+        wanted = query["labelSelector"].removeprefix("kubernetes.io/service-name=")
+        found = [s for s in self.slices if s["metadata"]["labels"]["kubernetes.io/service-name"] == wanted]
+        size = min(self.page, int(query["limit"]))
+        following = str(first + size) if first + size < len(found) else ""
+        metadata = {"resourceVersion": "1", **({"continue": following} if following else {})}
+        kind = {"kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1"}
+        return 200, kind | {"metadata": metadata, "items": found[first : first + size]}
+
+
+def slice_of(
+    endpoints: list[dict[str, Any]], ports: dict[str, int], *, kind: str = "IPv4", service: str = "triton"
+) -> dict[str, Any]:
+    """An EndpointSlice, with what a real one has."""
+    return {
+        "metadata": {"name": f"{service}-abcde", "labels": {"kubernetes.io/service-name": service}},
+        "addressType": kind,
+        "endpoints": endpoints,
+        "ports": [{"name": name, "port": number, "protocol": "TCP"} for name, number in ports.items()],
+    }
+
+
+def endpoint(name: str, address: str, *, ready: bool = True, terminating: bool = False) -> dict[str, Any]:
+    return {
+        "addresses": [address],
+        "conditions": {"ready": ready, "serving": ready, "terminating": terminating},
+        "nodeName": "node-1",
+        "targetRef": {"kind": "Pod", "namespace": "radio", "name": name, "uid": name},
+    }
+
+
+@pytest.fixture
+def cluster(authority: Authority, server_pair: Pair, tmp_path: Path) -> Iterator[ClusterServer]:
+    """The API server, and the folder of a service account that it knows."""
+    server = ClusterServer(authority, server_pair, tmp_path / "serviceaccount")
+    yield server
+    server.stop()
 
 
 FREE = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]

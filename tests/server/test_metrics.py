@@ -9,10 +9,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from rfserve.export.spec import MODELS
+from rfserve.export.spec.queueing import Priority
 from rfserve.server import service as service_module
 from rfserve.server.errors import PortBusy
+from rfserve.server.latency_bounds import BOUNDS_S
 from rfserve.server.options import ServerOptions
-from rfserve.server.request_latency import BOUNDS_S, Histogram, latencies
+from rfserve.server.request_latency import Failure, Histogram, outcomes
 from rfserve.server.service import Service, ServiceOptions
 
 PORTS = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
@@ -76,11 +78,32 @@ def test_endpoint_shows_triton_and_what_it_lacks(part_of, call):
         assert value(found["rfserve_model_ready"], model="locate") == 1
         assert value(found["rfserve_resident_memory_bytes"], process="tritonserver") > 10e6
         assert value(found["rfserve_resident_memory_bytes"], process="stubs") > 50e6
+        # Every series is there before anything has failed.
+        assert [s.value for s in found["rfserve_requests_failed_total"]] == [0] * 8
+
         with pytest.raises(urllib.error.HTTPError):
             urllib.request.urlopen(service.metrics_url.replace("/metrics", "/other"))
         url = service.metrics_url
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(url)
+
+
+@pytest.mark.server
+def test_what_a_full_queue_refuses_is_counted_once(part_of, call):
+    repository = part_of("heimdall_net", "iq_features", "locate")
+    with Service(ServiceOptions(server=ServerOptions(repository=repository, **PORTS))) as service:
+        # All at once, through the ensemble: the queue of its first step has no room for most of them.
+        callers = call(60, service.server.grpc_url, "locate", times=1, priority=Priority.NORMAL)
+        for caller in callers:
+            caller.join(60)
+        refused = sum(len(caller.failures) for caller in callers)
+        found = scrape(service.metrics_url)
+    assert refused
+    failed = found["rfserve_requests_failed_total"]
+    assert value(failed, model="locate", reason="refused") == refused
+    assert value(failed, model="locate", reason="error") == 0
+    assert value(found["rfserve_request_latency_seconds_count"], model="locate") == 60 - refused
+    assert value(found["nv_inference_request_failure_total"], model="locate", reason="OTHER") == 2 * refused
 
 
 def test_metrics_port_that_is_taken_is_named(repository):
@@ -110,28 +133,49 @@ def trace(number: int, model: str, *, parent: int = 0, request_id: str = "", **t
     return ",".join([head, *times])
 
 
-def test_latencies_leave_out_canaries_and_what_failed():
+SENT = {"GRPC_SEND_START": 20}
+
+
+def test_outcomes_leave_out_canaries_and_what_was_cancelled():
     def took(milliseconds: int, output: int = 5) -> dict[str, int]:
         return {"REQUEST_START": 10, "COMPUTE_OUTPUT_START": output, "REQUEST_END": 10 + milliseconds * 10**6}
 
-    ends = {"REQUEST_START": 10, "REQUEST_END": 10 + 9 * 10**6}
+    begins = {"REQUEST_START": 10}
+    ends = {**begins, "REQUEST_END": 10 + 9 * 10**6}
     text = ",".join(
         [
             trace(1, "good", request_id="a", **took(2)),
             trace(2, "good", request_id="rfserve-canary", **took(2)),
-            trace(3, "good", **took(1000, output=0)),
-            trace(4, "refused", **ends),
+            trace(3, "dead", **took(1000, output=0), **SENT),
+            trace(4, "expired", **ends, **SENT),
+            trace(11, "full", **begins, **SENT),
+            trace(12, "full over HTTP", **begins),
+            trace(13, "full", request_id="rfserve-canary", **begins, **SENT),
+            trace(14, "cancelled", **ends),
             trace(6, "step", parent=5, **took(3)),
             trace(7, "step", parent=5, **took(4)),
-            trace(5, "whole", **ends),
+            trace(5, "whole", **ends, **SENT),
             trace(9, "step", parent=8, **took(5)),
             trace(10, "step", parent=8, **took(6, output=0)),
-            trace(8, "whole", **ends),
+            trace(8, "whole", **ends, **SENT),
+            trace(16, "step", parent=15, **took(5)),
+            trace(17, "step", parent=15, **begins),
+            trace(15, "whole", **ends, HTTP_SEND_START=20),
+            trace(19, "step", parent=18, **ends),
+            trace(18, "whole", **ends),
         ]
     )
-    found = [(m, v, round(s, 6)) for m, v, s in latencies(f"[{text}]")]
-    steps = [("step", "1", 0.003), ("step", "1", 0.004)]
-    assert found == [("good", "1", 0.002), *steps, ("whole", "1", 0.009), ("step", "1", 0.005)]
+    found = [(m, o if isinstance(o, Failure) else round(o, 6)) for m, _, o in outcomes(f"[{text}]")]
+    assert found == [
+        ("good", 0.002),
+        ("dead", Failure.ERROR),
+        ("expired", Failure.REFUSED),
+        ("full", Failure.REFUSED),
+        ("full over HTTP", Failure.REFUSED),
+        *[("step", 0.003), ("step", 0.004), ("whole", 0.009)],
+        *[("step", 0.005), ("step", Failure.ERROR), ("whole", Failure.ERROR)],
+        *[("step", 0.005), ("step", Failure.REFUSED), ("whole", Failure.REFUSED)],
+    ]
 
 
 def test_histogram_counts_up_to_each_bound_inclusively():
@@ -139,11 +183,11 @@ def test_histogram_counts_up_to_each_bound_inclusively():
     for latency_s in (0.002, 0.0021, 99.0):
         histogram.add(latency_s)
     counts = dict(histogram.cumulative())
-    assert (counts["0.001"], counts["0.002"], counts["0.005"], counts["10"], counts["+Inf"]) == (0, 1, 2, 2, 3)
+    assert (counts["0.001"], counts["0.002"], counts["0.005"], counts["10.0"], counts["+Inf"]) == (0, 1, 2, 2, 3)
     assert len(counts) == len(BOUNDS_S) + 1
     assert histogram.sum_s == pytest.approx(99.0041)
 
 
 def test_budgets_are_bounds_of_the_histogram():
     budgets = [budget for spec in MODELS.values() for budget in spec.budgets.values()]
-    assert {budget.p99_ms / 1e3 for budget in budgets} <= set(BOUNDS_S)
+    assert {ms / 1e3 for b in budgets for ms in (b.p50_ms, b.p95_ms, b.p99_ms)} <= set(BOUNDS_S)

@@ -188,6 +188,27 @@ def test_promotion_passes_with_certificates_and_the_key(mutual, authority, key_f
 
 
 @pytest.mark.server
+def test_release_passes_with_certificates_and_the_key_to_a_pod_that_is_called_by_address(
+    mutual, authority, key_file, shown, capsys
+):
+    """Certificates name a Service, and pods have addresses that nobody knows beforehand."""
+    where = ["--repository", str(mutual.options.repository), "--pods", at(mutual, UNNAMED), "--pod-timeout-s", "10"]
+    trusting = [*shown, "--root-certificates", str(authority.file)]
+    named = [*trusting, "--server-name", NAMED]
+    key = ["--admin-key-file", str(key_file)]
+    command = ["release", SPEC.name, "1", *where]
+    for given, reason in (
+        ([*key, *trusting], "Hostname Verification Check failed"),
+        ([*key, "--tls", "--server-name", NAMED], "UNAVAILABLE"),
+        (named, "protocol is restricted"),
+    ):
+        assert serve([*command, *given]) == 1
+        assert reason in capsys.readouterr().err
+    assert serve([*command, *key, *named]) == 0
+    assert "cpu serves version 1" in capsys.readouterr().out
+
+
+@pytest.mark.server
 def test_running_server_says_what_it_serves_over_tls(mutual, authority, client_pair):
     with LiveServer(at(mutual, NAMED), 5, KEY, Encryption(**tls(authority, client_pair))) as server:
         assert server.served_versions(SPEC.name) == [1]

@@ -1,0 +1,15 @@
+"""The repetitions of one phase and model, which are judged, drawn and compared together."""
+
+from collections.abc import Iterable, Mapping
+
+from rfserve.loadtest.measurement import Measurement
+
+Repetitions = tuple[Measurement, ...]
+
+
+def by_phase_and_model(measurements: Iterable[Measurement]) -> Mapping[tuple[str, str], Repetitions]:
+    """All repetitions of each (phase, model), in the order in which they were first seen and then by number."""
+    found: dict[tuple[str, str], list[Measurement]] = {}
+    for measurement in measurements:
+        found.setdefault((measurement.phase, measurement.model), []).append(measurement)
+    return {key: tuple(sorted(group, key=lambda m: m.repetition)) for key, group in found.items()}
