@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from served import BriefServer
 from test_capacity import ASKED, found
 
 from rfserve.export import pbtxt
@@ -184,7 +185,7 @@ def tuned_server(folder: Path) -> Iterator[TritonServer]:
         security=Security(admin_key=KEY),
         exit_timeout_s=2,
     )
-    with TritonServer(options) as running:
+    with BriefServer(options) as running:
         yield running
 
 

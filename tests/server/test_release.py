@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from served import BriefServer
 
 from rfserve.export import onnx_file, release
 from rfserve.export.errors import LiveServerError
@@ -66,7 +67,7 @@ def altered(graph: onnx.ModelProto) -> None:
 
 def started(folder: Path) -> TritonServer:
     security = Security(admin_key=KEY)
-    return TritonServer(ServerOptions(repository=folder, grpc_port=0, http_port=0, metrics_port=0, security=security))
+    return BriefServer(ServerOptions(repository=folder, grpc_port=0, http_port=0, metrics_port=0, security=security))
 
 
 @pytest.fixture(scope="module")
