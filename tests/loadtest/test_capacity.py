@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -210,6 +211,15 @@ def test_percentiles_without_enough_answers_are_not_shown():
     row = capacity_text.text(made).splitlines()[2]
     assert row.split()[3] == "-"
     assert "p99" not in re.findall(r">(p\d\d)</text>", capacity_page.svg(made))
+
+
+def test_kept_results_are_read_and_the_picture_is_of_them():
+    folder = Path(capacity_page.__file__).parent
+    kept = {c.question.model: c for c in map(Capacity.read, folder.glob("results/*-capacity-*.json"))}
+    assert set(kept) == {"heimdall_net", "localization_net"}
+    assert all(c.next_hz is None and c.capacity_hz > 0 for c in kept.values())
+    drawn = (folder / "example_capacity.svg").read_text()
+    assert drawn == capacity_page.svg(kept["heimdall_net"]), "`rfserve-loadtest capacity --resume --svg` draws it again"
 
 
 def test_command_shows_a_finished_search_again_without_a_server(tmp_path, capsys):
