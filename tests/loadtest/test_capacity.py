@@ -250,8 +250,19 @@ def test_capacity_of_a_real_server(server, tmp_path, capsys):
     """Two cores that others use as well: the answer has to be that of the points, whatever they are."""
     file = tmp_path / "capacity.json"
     command = ["capacity", "mel_features", "--url", server.grpc_url, "--json", str(file), "--repetitions", "2"]
-    command += ["--percentile", "50", "--window-s", "0.5", "--from-hz", "150", "--lowest-hz", "100"]
-    code = main([*command, "--budget-ms", "2000", "--highest-hz", "150"])
+    command += [
+        "--percentile",
+        "50",
+        "--window-s",
+        "0.5",
+        "--from-hz",
+        "150",
+        "--lowest-hz",
+        "150",
+        "--highest-hz",
+        "150",
+    ]
+    code = main([*command, "--budget-ms", "2000"])
     out, said = capsys.readouterr()
     assert "at most" in said
     made = Capacity.read(file)
@@ -259,11 +270,11 @@ def test_capacity_of_a_real_server(server, tmp_path, capsys):
     assert sum(p.sent for p in made.points) >= 300
     assert made.statement() in out
     assert code == made.exit_code()
-    # Nobody answers within 10 us, so that either it is said, or that the generator was in the way.
-    code = main([*command, "--budget-ms", "0.01", "--highest-hz", "150"])
+    # Nobody answers within 10 us: that is said, or that it is not decided, or that the generator was in the way.
+    code = main([*command, "--budget-ms", "0.01"])
     out, _ = capsys.readouterr()
     assert code in {1, 3}
-    assert "capacity 0: mel_features does not hold p50 <= 0.01 ms at 100/s" in out or "bottleneck" in out
+    assert "capacity 0: mel_features" in out or "bottleneck" in out
 
 
 @pytest.mark.server
