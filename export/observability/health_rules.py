@@ -10,7 +10,8 @@ SLOW_TAIL = "instance_model:rfserve_p99_over_budget:bool"
 # The longest pause between two canaries is 30 s, however hastened the rest is.
 STALE_S, LEAST_STALE_S = 5 * MINUTE_S, 75.0
 GROWTH_WINDOW_S, GROWTH_SHARE = 6 * HOUR_S, 0.05
-FAILING_SHARE = 0.05
+# What a dead instance fails of the requests of a server with little to do is less than its share of the instances.
+FAILING_SHARE = 0.01
 TAIL_SHARE = 0.5
 QUEUE_SHARE = 0.5
 OFTEN = 3
