@@ -26,6 +26,7 @@ from wire_load import Outcome, WireLoad, serialised
 
 from rfserve.export.repository import Repository
 from rfserve.export.spec import example, find
+from rfserve.export.spec.queueing import Priority
 from rfserve.server import process_group
 from rfserve.server.model_watch import WatchOptions
 from rfserve.server.options import ServerOptions
@@ -114,10 +115,14 @@ def _wait_for_scrapes(seen: Prometheus) -> None:
 class Load(threading.Thread):
     """Requests until it is stopped: `concurrency` at a time without pause, or `rate_hz` open loop."""
 
-    def __init__(self, grpc: str, model: str, *, rate_hz: float = 0.0, concurrency: int = 1, batch: int = 1) -> None:
+    def __init__(
+        self, grpc: str, model: str, *, rate_hz: float = 0.0, concurrency: int = 1, batch: int = 1, priority: int = 0
+    ) -> None:
         super().__init__(daemon=True)
         self._grpc, self._rate_hz, self._concurrency = grpc, rate_hz, concurrency
-        self._requests = [serialised(model, example(find(model), batch=batch, seed=seed)) for seed in range(4)]
+        self._requests = [
+            serialised(model, example(find(model), batch=batch, seed=seed), priority=priority) for seed in range(4)
+        ]
         self._model = model
         self.stopped = threading.Event()
         self.outcome = Outcome()
@@ -255,7 +260,7 @@ def _large_requests(watched: Watched, stack: ExitStack) -> None:
 
 
 def _never_free(watched: Watched, stack: ExitStack) -> None:
-    _load(watched, stack, MODEL, concurrency=100)
+    _load(watched, stack, MODEL, concurrency=20, priority=Priority.URGENT)
 
 
 def _kill_stub(watched: Watched, stack: ExitStack) -> None:
@@ -355,6 +360,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "dead_instance_stock": Experiment(
         about="the same, with Triton's metrics alone",
         fires=frozenset({ERRORS, "RfserveInstanceFailing"}),
+        # Triton's quantiles look back for 60 s, which cannot be hastened: one slow first request is an hour of them.
+        may=frozenset({"RfserveTailLatency"}),
         serve=_plain(MODEL),
         cause=_kill_stub,
     ),
@@ -380,7 +387,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         cause=_unload,
     ),
     "never_free": Experiment(
-        about="100 clients that ask without pause, so that canaries find the queue full",
+        about="urgent requests without pause, so that canaries wait in vain",
         fires=frozenset({"RfserveCanaryStale"}),
         may=frozenset({ERRORS, QUEUE, LATENCY}),
         serve=_ours(MODEL, WATCH),
@@ -429,6 +436,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "growing": Experiment(
         about="ever larger requests",
         fires=frozenset({"RfserveMemoryGrowing"}),
+        may=frozenset({LATENCY}),
         serve=_ours(MODEL, WATCH, calm_hz=0),
         cause=_grow,
         hasten=360,
@@ -441,7 +449,7 @@ def verdict(experiment: Experiment, result: Result) -> str:
     """Empty when what fired is what should have, and what is wrong when not."""
     fired = set(result.after_s)
     wrong = []
-    if result.early:
+    if result.early - experiment.may:
         wrong.append(f"fired before: {', '.join(sorted(result.early))}")
     if experiment.fires - fired:
         wrong.append(f"did not fire: {', '.join(sorted(experiment.fires - fired))}")
