@@ -107,8 +107,9 @@ class LiveServer:
 
         A `configuration` is taken instead of the repository's, which the server then does not look at again until it
         changes: a plain load that follows does nothing. Versions that differ in nothing but the version policy stay in
-        memory: taking one away takes no time. `files` (by path below the model's folder, as `2/model.onnx`) are taken
-        instead of the repository's too, under any name; they need a configuration of that name.
+        memory, unless the repository's configuration changed meanwhile: taking one away takes no time. `files` (by path
+        below the model's folder, as `2/model.onnx`) are taken instead of the repository's too, under any name; they
+        need a configuration of that name.
         """
         given: dict[str, Any] = {}
         if configuration is not None:

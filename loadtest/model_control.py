@@ -20,6 +20,8 @@ from rfserve.loadtest.errors import LoadTestError
 
 LOAD_TIMEOUT_S = 300.0
 AGAIN_S = 1.0
+# A server that was started anew has forgotten what it was given.
+AWAY_S = 10.0
 TRIAL = "rfserve.trial"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -93,14 +95,22 @@ class ModelControl:
     def _put_back(self, before: Any) -> None:
         deadline = time.monotonic() + LOAD_TIMEOUT_S
         problem = "another configuration came between"
+        away_since: float | None = None
         while (left_s := deadline - time.monotonic()) > 0:
             try:
                 # Also when it seems to be there: a load that was interrupted may still be under way.
                 self.load(before, left_s)
                 if self.config() == before:
                     return
+                away_since = None
             except LoadTestError as error:
                 problem = str(error)
+                away_since = (away_since or time.monotonic()) if _is_away(error) else None
+            if away_since is not None and time.monotonic() - away_since > AWAY_S:
+                raise LoadTestError(
+                    f"{problem}: the server is gone, and {self.model} was not put back; when it starts again, it "
+                    "serves what its repository says"
+                )
             time.sleep(AGAIN_S)
         handle = tempfile.NamedTemporaryFile("w", suffix=f"-{self.model}.json", delete=False)  # noqa: SIM115
         with handle:
@@ -120,6 +130,11 @@ class ModelControl:
             elif "not allowed" in text:
                 text += "; start the server with --model-control-mode=explicit"
             raise LoadTestError(f"{self._endpoint.url}: {method} of {self.model}: {text}") from error
+
+
+def _is_away(error: LoadTestError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, grpc.RpcError) and cause.code() == grpc.StatusCode.UNAVAILABLE
 
 
 @contextlib.contextmanager

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from served import BriefServer
 
 from rfserve.export.publication import Source, publish
 from rfserve.export.repository import Repository
 from rfserve.export.spec import MODELS, find
-from rfserve.server.process import ServerOptions, TritonServer
+from rfserve.server.process import ServerOptions
 from rfserve.server.security import Security
 
 
@@ -92,7 +93,7 @@ def server(repository: Path):
     """The running server, with its administrative APIs open."""
     security = Security(open_admin=True)
     options = ServerOptions(repository=repository, grpc_port=0, http_port=0, metrics_port=0, security=security)
-    with TritonServer(options) as running:
+    with BriefServer(options) as running:
         yield running
 
 

@@ -52,8 +52,8 @@ class Rollout:
         Without a `version`, every pod is brought to what the alias says. The version is verified, and every pod looked
         at. It is rehearsed on all pods at once, where no client meets it; then all load it beside what they serve, and
         Triton (2.51) has the newer of the two answer who names none. Each time its conformance set is put to each pod.
-        Pods that came meanwhile do the same. Then the alias moves, and every pod drops what it served before, which
-        takes no time. Pods that read the alias before it moved are looked for at the end.
+        Pods that came meanwhile do the same. Then the alias moves, and every pod drops what it served before. Pods
+        that read the alias before it moved are looked for at the end.
 
         `NotReleased` when anything fails before the alias moves: every pod then serves what it served before, or it is
         `NotRestored`, which names those that may not. `NotEverywhere` when the alias moved and a pod did not follow.

@@ -124,7 +124,11 @@ class Steps:
             raise PodError(f"{progress.pod.name}: {server.url} has lost {self._spec.name}/{version} since it loaded it")
 
     def settle(self, progress: PodProgress, server: PodServer) -> None:
-        """Serve the version alone, which takes no time when it is loaded."""
+        """Serve the version alone.
+
+        Where the pod reads the very repository that the alias moved in, Triton loads it once more, as its configuration
+        there changed; it answers meanwhile.
+        """
         progress.problem = ""
         if progress.before is None:
             progress.before = Placement.of(server, self._spec)

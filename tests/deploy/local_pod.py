@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -86,7 +87,9 @@ class LocalPod:
             try:
                 yield Running(self, container, process, log)
             finally:
-                # `unshare --kill-child` takes the rest with it.
+                # The first process takes its namespace with it. It has changed its user, so that it outlives `unshare`.
+                for child in _children(process.pid):
+                    os.kill(child, signal.SIGKILL)
                 process.kill()
                 process.wait()
 
@@ -149,9 +152,9 @@ class Running:
         """The container's first process, as this machine sees it; waits until it is in its own root."""
         deadline = time.monotonic() + 20
         while True:
-            found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+            found = _children(self.process.pid)
             if found and Path(f"/proc/{found[0]}/root").readlink() != Path("/"):
-                return int(found[0])
+                return found[0]
             assert self.process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
             time.sleep(0.05)
@@ -206,3 +209,11 @@ class Running:
                 if entry.name.isdigit() and (entry / "ns/pid").readlink() == own:
                     found += [int(entry.name)] * (STUB in (entry / "cmdline").read_bytes())
         return found
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that one has started; none when it has ended."""
+    try:
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []

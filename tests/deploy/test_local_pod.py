@@ -136,7 +136,7 @@ def test_model_that_is_away_makes_the_pod_unready_and_not_dead(running):
 def test_dead_instance_fails_liveness_alone(running):
     """The last but one: nothing mends it here, and a kubelet would restart the container."""
     os.kill(running.stubs()[0], signal.SIGKILL)
-    said = running.wait_for("livenessProbe", False, 20)
+    said = running.wait_for("livenessProbe", False, 45)
     assert "is not healthy" in said
     assert running.probe("readinessProbe") == (True, "")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import tritonclient.grpc as triton
+from served import BriefServer
 from torch import nn
 
 from rfserve.export import onnx_file
@@ -15,7 +16,7 @@ from rfserve.export.manifest import Manifest
 from rfserve.export.publication import GRAPH_FILE, Source, build_network, publish
 from rfserve.export.repository import Repository, version_files
 from rfserve.export.spec import GRAPHS, ModelSpec
-from rfserve.server.process import ServerOptions, TritonServer
+from rfserve.server.process import ServerOptions
 
 NETWORKS = {
     "heimdall_net": ("heimdall_net", 2e-6),
@@ -55,7 +56,7 @@ def publish_ungated(repository: Repository, spec: ModelSpec, module: nn.Module) 
 @contextmanager
 def served(folder: Path) -> Iterator[triton.InferenceServerClient]:
     options = ServerOptions(repository=folder, grpc_port=0, http_port=0, metrics_port=0)
-    with TritonServer(options) as server, triton.InferenceServerClient(server.grpc_url) as client:
+    with BriefServer(options) as server, triton.InferenceServerClient(server.grpc_url) as client:
         yield client
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from hot_swap import ENSEMBLE, FRONT, NETWORK, VERSIONS, measure
-from served import publish_untrained
+from served import BriefServer, publish_untrained
 
 from rfserve.export import release
 from rfserve.export.repository import Repository
-from rfserve.server.process import ServerOptions, TritonServer
+from rfserve.server.process import ServerOptions
 from rfserve.server.security import Security
 
 
@@ -30,7 +30,7 @@ def test_swaps_under_load_fail_no_request_and_answer_as_the_version_they_name(tw
     options = ServerOptions(
         repository=tmp_path, grpc_port=0, http_port=0, metrics_port=0, security=Security(open_admin=True)
     )
-    with TritonServer(options) as server:
+    with BriefServer(options) as server:
         found = asyncio.run(measure(tmp_path, two_versions, server.grpc_url, swaps=5))
     with capsys.disabled():
         print(f"\n{found}")

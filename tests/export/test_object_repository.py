@@ -15,6 +15,7 @@ import boto3
 import numpy as np
 import pytest
 from botocore.exceptions import ReadTimeoutError
+from served import BriefServer
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from rfserve.export import onnx_file, pbtxt, verification
@@ -554,7 +555,7 @@ def test_commands_work_on_it_and_a_server_serves_whole_versions_only(prefix: Pre
     assert "iq_features             -  no version" in out
     assert main(["check", SPEC.name, "--repository", location]) == 0
 
-    with TritonServer(ServerOptions(repository=location, security=Security(open_admin=True), **FREE)) as server:
+    with BriefServer(ServerOptions(repository=location, security=Security(open_admin=True), **FREE)) as server:
         assert server.models == (SPEC.name,)
         got, version = infer(server)
         assert version == "1"
@@ -576,11 +577,11 @@ def test_commands_work_on_it_and_a_server_serves_whole_versions_only(prefix: Pre
 def test_server_command_says_why_it_cannot_serve(prefix: Prefix):
     prefix.repository().publish(SPEC, fill(b"no graph"))
     with pytest.raises(ModelLoadError, match=r"1 of 1 models did not load: mel_features: .*model\.onnx"):
-        TritonServer(ServerOptions(repository=prefix.location, **FREE)).start()
+        BriefServer(ServerOptions(repository=prefix.location, **FREE)).start()
     with pytest.raises(UnservableRepository, match=r"cannot open s3://.*nothing: .*not a valid directory"):
-        TritonServer(ServerOptions(repository=f"{prefix.location}/nothing", **FREE)).start()
+        BriefServer(ServerOptions(repository=f"{prefix.location}/nothing", **FREE)).start()
     with pytest.raises(ModelLoadError, match=r"1 of 1 models did not load: iq_features: model not found"):
-        TritonServer(ServerOptions(repository=prefix.location, models=("iq_features",), **FREE)).start()
+        BriefServer(ServerOptions(repository=prefix.location, models=("iq_features",), **FREE)).start()
 
 
 @pytest.mark.server
@@ -588,7 +589,7 @@ def test_server_command_serves_nothing_when_nothing_is_published(prefix: Prefix,
     assert killer(prefix.location, files_of(b"graph"), 10)
     assert prefix.names(f"{SPEC.name}/1/")
     with pytest.raises(UnservableRepository, match="holds no model with a version"):
-        TritonServer(ServerOptions(repository=prefix.location, **FREE)).start()
+        BriefServer(ServerOptions(repository=prefix.location, **FREE)).start()
 
 
 def test_boto3_that_is_missing_is_named():

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from served import BriefServer
 
 from rfserve.export import onnx_file
 from rfserve.export.cli import main
@@ -26,7 +27,6 @@ from rfserve.export.repository import Repository, version_files
 from rfserve.export.spec import example, find
 from rfserve.export.tracking import Tracking
 from rfserve.server.options import ServerOptions
-from rfserve.server.process import TritonServer
 from rfserve.server.security import Security
 
 MODEL = "mel_features"
@@ -259,7 +259,7 @@ def test_champion_moves_after_a_serving_triton_has_passed_the_checks(repository,
 
     desk = {"grpc_port": 0, "http_port": 0, "metrics_port": 0, "security": Security(open_admin=True)}
     options = ServerOptions(repository=repository.folder, **desk)
-    with TritonServer(options) as server, TritonServer(ServerOptions(repository=elsewhere, **desk)) as foreign:
+    with BriefServer(options) as server, BriefServer(ServerOptions(repository=elsewhere, **desk)) as foreign:
         assert command("promote", MODEL, 1, "--url", server.grpc_url) == 1
         assert "is not registered" in capsys.readouterr().err
         assert repository.serving(MODEL).promoted == {}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from served import BriefServer
 
 from rfserve.export import local_model, onnx_file, release
 from rfserve.export.cli import main
@@ -60,7 +61,7 @@ def folder(tmp_path_factory) -> Path:
 def running(folder: Path) -> Iterator[TritonServer]:
     security = Security(admin_key=KEY)
     options = ServerOptions(repository=folder, grpc_port=0, http_port=0, metrics_port=0, security=security)
-    with TritonServer(options) as server:
+    with BriefServer(options) as server:
         yield server
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -212,6 +213,15 @@ def test_percentiles_without_enough_answers_are_not_shown():
     assert "p99" not in re.findall(r">(p\d\d)</text>", capacity_page.svg(made))
 
 
+def test_kept_results_are_read_and_the_picture_is_of_them():
+    folder = Path(capacity_page.__file__).parent
+    kept = {c.question.model: c for c in map(Capacity.read, folder.glob("results/*-capacity-*.json"))}
+    assert set(kept) == {"heimdall_net", "localization_net"}
+    assert all(c.next_hz is None and c.capacity_hz > 0 for c in kept.values())
+    drawn = (folder / "example_capacity.svg").read_text()
+    assert drawn == capacity_page.svg(kept["heimdall_net"]), "`rfserve-loadtest capacity --resume --svg` draws it again"
+
+
 def test_command_shows_a_finished_search_again_without_a_server(tmp_path, capsys):
     made = found({10: HOLDS, 10.4: BROKEN})
     file, page, drawing = (tmp_path / name for name in ("c.json", "c.html", "c.svg"))
@@ -240,8 +250,19 @@ def test_capacity_of_a_real_server(server, tmp_path, capsys):
     """Two cores that others use as well: the answer has to be that of the points, whatever they are."""
     file = tmp_path / "capacity.json"
     command = ["capacity", "mel_features", "--url", server.grpc_url, "--json", str(file), "--repetitions", "2"]
-    command += ["--percentile", "50", "--window-s", "0.5", "--from-hz", "150", "--lowest-hz", "100"]
-    code = main([*command, "--budget-ms", "2000", "--highest-hz", "150"])
+    command += [
+        "--percentile",
+        "50",
+        "--window-s",
+        "0.5",
+        "--from-hz",
+        "150",
+        "--lowest-hz",
+        "150",
+        "--highest-hz",
+        "150",
+    ]
+    code = main([*command, "--budget-ms", "2000"])
     out, said = capsys.readouterr()
     assert "at most" in said
     made = Capacity.read(file)
@@ -249,11 +270,13 @@ def test_capacity_of_a_real_server(server, tmp_path, capsys):
     assert sum(p.sent for p in made.points) >= 300
     assert made.statement() in out
     assert code == made.exit_code()
-    # Nobody answers within 10 us, so that either it is said, or that the generator was in the way.
-    code = main([*command, "--budget-ms", "0.01", "--highest-hz", "150"])
+    # Nobody answers within 10 us: that is said, or that it is not decided, or that the generator was in the way.
+    code = main([*command, "--budget-ms", "0.01"])
     out, _ = capsys.readouterr()
-    assert code in {1, 3}
-    assert "capacity 0: mel_features does not hold p50 <= 0.01 ms at 100/s" in out or "bottleneck" in out
+    made = Capacity.read(file)
+    assert code == made.exit_code() != 0
+    assert made.statement() in out
+    assert all(p.outcome != "holds" for p in made.points)
 
 
 @pytest.mark.server

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from served import BriefServer
 
 from rfserve.loadtest import cli, endpoint, failure
 from rfserve.loadtest.endpoint import Endpoint, key_of
@@ -22,7 +23,7 @@ from rfserve.loadtest.engine import Engine
 from rfserve.loadtest.errors import LoadTestError
 from rfserve.loadtest.measurement import Run
 from rfserve.loadtest.plan import Phase, Plan, Stream
-from rfserve.server.process import ServerOptions, TritonServer
+from rfserve.server.process import ServerOptions
 from rfserve.server.security import Security
 
 pytestmark = pytest.mark.server
@@ -181,7 +182,7 @@ def test_statistics_of_a_closed_server_need_the_key(repository, engine, tmp_path
         extra_arguments=(f"--grpc-restricted-protocol=statistics:admin-key={KEY}",),
     )
     (tmp_path / "key").write_text(KEY + "\n")
-    with TritonServer(options) as server:
+    with BriefServer(options) as server:
         without = engine.run(closed(1), Endpoint(url=server.grpc_url)).measurements[0]
         given = Endpoint(url=server.grpc_url, admin_key=key_of(tmp_path / "key"))
         with_key = engine.run(closed(1), given).measurements[0]

@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from served import BriefServer
 from test_capacity import ASKED, found
 
 from rfserve.export import pbtxt
 from rfserve.export.cli import main as export
 from rfserve.export.spec import MODELS, Placement, find
-from rfserve.loadtest import tuning
+from rfserve.loadtest import model_control, tuning
 from rfserve.loadtest.candidate import Candidate, sweep
 from rfserve.loadtest.capacity_search import BROKEN, HOLDS, INVALID
 from rfserve.loadtest.cli import main
@@ -184,7 +185,7 @@ def tuned_server(folder: Path) -> Iterator[TritonServer]:
         security=Security(admin_key=KEY),
         exit_timeout_s=2,
     )
-    with TritonServer(options) as running:
+    with BriefServer(options) as running:
         yield running
 
 
@@ -339,6 +340,14 @@ def tune_options(server, key_file, folder):
     from rfserve.loadtest.cli import _parser
 
     return _parser().parse_args([*command(server, key_file), "--repository", str(folder), "--write"])
+
+
+def test_server_that_is_gone_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(model_control, "AWAY_S", 0.5)
+    with ModelControl(Endpoint(url="127.0.0.1:1"), MODEL) as control:
+        config = config_of(SPEC)
+        with pytest.raises(LoadTestError, match="serves what its repository says"):
+            control._put_back(config)
 
 
 def test_tune_refuses_what_it_cannot_do(capsys):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tritonclient.grpc as triton
+from served import BriefServer
 from tritonclient.utils import InferenceServerException
 
 from rfserve.clients.client import LocalizationClient
@@ -31,7 +32,7 @@ def ask(url: str) -> None:
 @pytest.fixture(scope="module")
 def closed(small_model: Path) -> Iterator[TritonServer]:
     """On loopback without TLS, with an administrator's key."""
-    with TritonServer(ServerOptions(repository=small_model, security=Security(admin_key=KEY), **FREE)) as server:
+    with BriefServer(ServerOptions(repository=small_model, security=Security(admin_key=KEY), **FREE)) as server:
         yield server
 
 
@@ -131,7 +132,7 @@ def test_inference_health_metadata_and_statistics_need_no_key(closed):
 @pytest.fixture(scope="module")
 def public(small_model: Path) -> Iterator[TritonServer]:
     """On every address, with the launcher's own key."""
-    with TritonServer(ServerOptions(repository=small_model, address="0.0.0.0", **FREE)) as server:
+    with BriefServer(ServerOptions(repository=small_model, address="0.0.0.0", **FREE)) as server:
         yield server
 
 
@@ -175,7 +176,7 @@ def test_desk_opens_every_administrative_api(server):
 def test_desk_opens_shared_memory_alone(small_model):
     security = Security(open_shared_memory=True)
     with (
-        TritonServer(ServerOptions(repository=small_model, security=security, **FREE)) as server,
+        BriefServer(ServerOptions(repository=small_model, security=security, **FREE)) as server,
         triton.InferenceServerClient(server.grpc_url) as client,
     ):
         assert not client.get_system_shared_memory_status().regions

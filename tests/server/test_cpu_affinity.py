@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
+from served import BriefServer
 
 from rfserve.export import pbtxt
 from rfserve.server.backends.onnxruntime.cpu_affinity import cpus, of_instance, worker_option
-from rfserve.server.process import ServerOptions, TritonServer
+from rfserve.server.process import ServerOptions
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_a_model_that_fills_the_machine_keeps_to_its_cpus(repository: Path, tmp_
     # Inherited by what is started.
     os.sched_setaffinity(0, pair)
     try:
-        with TritonServer(options) as server:
+        with BriefServer(options) as server:
             threads = _allowed_cpus_of_stub(server.pid)
     finally:
         os.sched_setaffinity(0, before)

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from served import BriefServer
 from tritonclient.grpc import service_pb2
 
 from rfserve.export import onnx_file
@@ -111,7 +112,7 @@ def status(call: Any) -> str:
 @pytest.fixture(scope="module")
 def target(repository: Path) -> Iterator[Target]:
     options = ServerOptions(repository=repository, models=MODELS, grpc_port=0, http_port=0, metrics_port=0)
-    with TritonServer(options) as server:
+    with BriefServer(options) as server:
         found = Target(server)
         found.check()
         yield found

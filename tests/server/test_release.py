@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from served import BriefServer
 
 from rfserve.export import onnx_file, release
 from rfserve.export.errors import LiveServerError
@@ -66,7 +67,7 @@ def altered(graph: onnx.ModelProto) -> None:
 
 def started(folder: Path) -> TritonServer:
     security = Security(admin_key=KEY)
-    return TritonServer(ServerOptions(repository=folder, grpc_port=0, http_port=0, metrics_port=0, security=security))
+    return BriefServer(ServerOptions(repository=folder, grpc_port=0, http_port=0, metrics_port=0, security=security))
 
 
 @pytest.fixture(scope="module")
@@ -275,12 +276,6 @@ def test_pod_that_dies_after_it_loaded_keeps_the_alias_where_it_is(shared, pods)
     assert Repository(shared).serving(SPEC.name) == history
 
 
-def frozen(server: TritonServer, done: Rollout) -> None:
-    """Stop a pod in the middle of everything, and leave it little time from then on."""
-    os.kill(server.pid, signal.SIGSTOP)
-    done._access = Access(timeout_s=2, admin_key=KEY)
-
-
 def test_slow_pod_costs_its_time_and_no_more(shared, pods):
     """Frozen before the release looks, then while it loads: it goes on when it may, and with what it served."""
     slow = pods[1]
@@ -295,8 +290,8 @@ def test_slow_pod_costs_its_time_and_no_more(shared, pods):
         os.kill(slow.pid, signal.SIGCONT)
     assert served(*pods) == [[1], [1]]
 
-    lines = Lines(f"{slow.grpc_url}: rehearsed", lambda: frozen(slow, done))
-    done = rollout(shared, pods, lines)
+    lines = Lines(f"{slow.grpc_url}: rehearsed", lambda: os.kill(slow.pid, signal.SIGSTOP))
+    done = rollout(shared, pods, lines, timeout_s=6)
     try:
         with pytest.raises(NotRestored, match=rf"{slow.grpc_url}.*DEADLINE_EXCEEDED.*could not be brought back"):
             done.release(2)
@@ -335,8 +330,8 @@ def test_pods_that_come_and_go_meanwhile_are_taken_as_they_are(shared, pods, clu
 
 
 def test_pod_that_cannot_follow_the_alias_is_named_and_the_same_again_mends_it(shared, pods):
-    lines = Lines("the alias of", lambda: frozen(pods[1], done))
-    done = rollout(shared, pods, lines)
+    lines = Lines("the alias of", lambda: os.kill(pods[1].pid, signal.SIGSTOP))
+    done = rollout(shared, pods, lines, timeout_s=6)
     try:
         with pytest.raises(NotEverywhere, match=rf"at version 2 .*1 of 2 pods do not.*{pods[1].grpc_url}") as left:
             done.release(2)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from served import BriefServer
 
 from rfserve.clients.client import LocalizationClient
 from rfserve.clients.errors import ServerUnavailable
@@ -42,7 +43,7 @@ def mutual(small_model: Path, tmp_path_factory, authority, server_pair) -> Itera
         tls_cert=server_pair.certificate, tls_key=server_pair.key, client_ca=authority.file, admin_key=KEY
     )
     promoted = Path(shutil.copytree(small_model, tmp_path_factory.mktemp("promoted") / "repository"))
-    with TritonServer(ServerOptions(repository=promoted, address="0.0.0.0", security=security, **FREE)) as server:
+    with BriefServer(ServerOptions(repository=promoted, address="0.0.0.0", security=security, **FREE)) as server:
         yield server
 
 
@@ -98,7 +99,7 @@ def test_client_refuses_a_server_whose_certificate_has_expired(small_model, auth
         f"--grpc-server-key={expired.key}",
     )
     options = ServerOptions(repository=small_model, address=NAMED, extra_arguments=given, **FREE)
-    with TritonServer(options) as server:
+    with BriefServer(options) as server:
         refused(server.grpc_url, "CERTIFICATE_VERIFY_FAILED", **tls(authority, None))
 
 

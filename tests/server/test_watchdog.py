@@ -40,7 +40,7 @@ def record(service: Service, model: str = MODEL):
     return service.watchdog.records[model]
 
 
-def wait_until(condition, limit_s: float = 30.0) -> float:
+def wait_until(condition, limit_s: float = 60.0) -> float:
     """How long it took to become true."""
     began = time.monotonic()
     while not condition():
