@@ -6,6 +6,7 @@ runs some of the experiments; exit code 1 when an alert did not fire, or one tha
 
 import argparse
 import asyncio
+import itertools
 import os
 import shutil
 import signal
@@ -123,24 +124,26 @@ class Load(threading.Thread):
         self._requests = [
             serialised(model, example(find(model), batch=batch, seed=seed), priority=priority) for seed in range(4)
         ]
-        self._model = model
         self.stopped = threading.Event()
-        self.outcome = Outcome()
 
     def run(self) -> None:
-        """Second after second."""
+        """Send until `stop`."""
         asyncio.run(self._send())
 
     async def _send(self) -> None:
         async with WireLoad(self._grpc) as load:
-            seed = 0
-            while not self.stopped.is_set():
-                seed += 1
-                if self._rate_hz:
-                    part = await load.opened(self._requests, rate_hz=self._rate_hz, duration_s=1, seed=seed)
-                else:
-                    part = await load.closed(self._requests, concurrency=self._concurrency, duration_s=1)
-                self.outcome.add(part)
+            if self._rate_hz:
+                for seed in itertools.count():
+                    if self.stopped.is_set():
+                        return
+                    await load.opened(self._requests, rate_hz=self._rate_hz, duration_s=1, seed=seed)
+            await asyncio.gather(*(self._one_after_the_other(load) for _ in range(self._concurrency)))
+
+    async def _one_after_the_other(self, load: WireLoad) -> None:
+        for request in itertools.cycle(self._requests):
+            if self.stopped.is_set():
+                return
+            await load.send(request, Outcome())
 
     def stop(self) -> None:
         """Let it end, and wait for it."""
