@@ -81,7 +81,7 @@ class ServingCopy:
                 yield f"{spec.name}/{version} had changed on this disk; copied again"
             if not present.is_dir() and (spec.name, version) not in self._left_out:
                 yield self._copied(spec.name, version, present, required=version == served)
-        files = model_files(spec, dict.fromkeys((self.target,), served), state.cores)
+        files = model_files(state.placing(spec), dict.fromkeys((self.target,), served), state.cores)
         with durable_files.replaced(files, home):
             pass
         for old in [f for f in home.iterdir() if VERSION_NAME.fullmatch(f.name) and int(f.name) not in wanted]:

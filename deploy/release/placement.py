@@ -67,8 +67,8 @@ class Placement:
             server.wait_until_ready(self.model, version)
 
     def _configured(self, repository: ModelRepository, spec: Served, versions: Iterable[int]) -> Message:
-        cores = repository.serving(spec.name).cores
-        text = configuration_files(spec, {}, cores)[f"configs/{self.configuration_name}.pbtxt"]
+        state = repository.serving(spec.name)
+        text = configuration_files(state.placing(spec), {}, state.cores)[f"configs/{self.configuration_name}.pbtxt"]
         configured = pbtxt.parse(text)
         configured.version_policy.specific.versions[:] = sorted(set(versions))
         return configured

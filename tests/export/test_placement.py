@@ -9,7 +9,9 @@ from rfserve.export import pbtxt
 from rfserve.export.cli import main
 from rfserve.export.publication import Source, publish
 from rfserve.export.repository import Repository
+from rfserve.export.serving_copy import ServingCopy
 from rfserve.export.spec import find
+from rfserve.release.placement import Placement as PodPlacement
 
 MODEL = "mel_features"
 
@@ -57,6 +59,18 @@ def test_placement_is_written_for_its_target_and_kept(folder: Path, capsys):
     assert run(capsys, "check", MODEL, "--repository", folder)[0] == 1
     assert place(capsys, folder, "--spec")[0] == 0
     assert {name: placed(folder, name) for name in pbtxt.CONFIGURATIONS} == before
+
+
+def test_pods_run_what_was_tuned(folder: Path, tmp_path: Path, capsys):
+    """Those that serve a copy, and those that a release gives another version."""
+    assert place(capsys, folder, "--instances", 3, "--threads", 2, "--joined-rows", 4)[0] == 0
+    source = Repository(folder)
+    ServingCopy(source=source, folder=tmp_path / "copy", target="cpu", models=(MODEL,)).update(anew=True)
+    assert placed(tmp_path / "copy", "cpu") == (3, "2", [4])
+    pod = PodPlacement(model=MODEL, versions=(1,), configuration=None, configuration_name="cpu")
+    configured = pod.rehearsing(source, find(MODEL), 1, "rehearsal")
+    assert configured.parameters["intra_op_thread_count"].string_value == "2"
+    assert list(configured.dynamic_batching.preferred_batch_size) == [4]
 
 
 def test_placement_is_of_the_machines_it_was_tuned_on(folder: Path, capsys):
