@@ -30,7 +30,7 @@ pytestmark = pytest.mark.server
 
 KEY = "of-the-administrator=with/some+signs=="
 # Two cores that the server, the generator and other tests share are no place for tight limits.
-WIDE = "p50_ms = 2000\np95_ms = 3000\np99_ms = 5000\nerror_rate = 0.2"
+WIDE = "p50_ms = 2000\np95_ms = 3000\np99_ms = 20000\nerror_rate = 0.2"
 
 
 def plan_file(folder: Path, budget: str, *, rate_hz: float = 30, duration_s: float = 1, figures: str = "") -> Path:
@@ -91,7 +91,7 @@ def test_budget_that_is_broken_fails(server, tmp_path, capsys):
 
 def test_rate_beyond_the_generator_is_invalid(server, tmp_path, capsys):
     # Late enough a p99 lets every request be late, and is no excuse for a schedule that takes longer than its window.
-    plan = plan_file(tmp_path, WIDE.replace("5000", "60000"), rate_hz=20_000, duration_s=0.4, figures=FEW)
+    plan = plan_file(tmp_path, WIDE.replace("20000", "60000"), rate_hz=20_000, duration_s=0.4, figures=FEW)
     code = cli.main(["check", str(plan), "--url", server.grpc_url, "--repetitions", "1"])
     shown = capsys.readouterr().out
     # Whatever the server made of it, this says nothing about the server.
