@@ -83,12 +83,12 @@ tools:
 	  echo "note: no promtool, and apt-get cannot download the package prometheus: rules are not tested"
 
 # Two at a time, then those with a tritonserver in turn: a busy machine is what they measure, and it has cost a server its
-# start. One of those that fails is run once more and listed as RERUN: machines of CI stand still for a second now and then.
-# The models that the first run exports are there for the second.
+# start. What fails is run once more and listed as RERUN: machines of CI stand still for a second now and then. The models
+# that the first run exports are there for the second.
 .PHONY: test
 test: setup tools
 	@exports="$$(mktemp -d)"; trap 'rm -rf "$$exports"' EXIT; export RFSERVE_EXPORTS="$$exports"; \
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not server" && $(BIN)/python -m pytest -m server --reruns 1
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --reruns 1 -m "not server" && $(BIN)/python -m pytest -m server --reruns 1
 
 # What was kept goes into the table, also when others kept the machine too busy for the rest.
 .PHONY: bench

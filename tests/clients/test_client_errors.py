@@ -249,7 +249,7 @@ def test_wait_fails_in_time_when_the_model_never_is_ready(call, serve):
 
 def test_wait_says_that_there_is_no_server(call, free_port):
     with pytest.raises(ServerUnavailable):
-        call(f"127.0.0.1:{free_port}", "wait_ready", 0.5, timeout_s=5.0)
+        call(f"127.0.0.1:{free_port}", "wait_ready", 2.0, timeout_s=5.0)
 
 
 def test_wait_ends_at_once_when_waiting_cannot_help(call, serve, refuse):
