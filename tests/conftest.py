@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from served import BriefServer
 from rfserve.export.publication import Source, publish
 from rfserve.export.repository import Repository
 from rfserve.export.spec import MODELS, find
-from rfserve.server.process import ServerOptions
+from rfserve.server.process import ServerOptions, TritonServer
 from rfserve.server.security import Security
 
 
@@ -89,12 +90,28 @@ def repository(made_once, small_model: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(repository: Path):
-    """The running server, with its administrative APIs open."""
+def serving_all(repository: Path) -> Iterator[Callable[[], TritonServer]]:
+    """The running server, with its administrative APIs open; a new one where that has ended.
+
+    Triton's Python backend ends itself when one of its processes was held up for a second at the wrong moment.
+    """
     security = Security(open_admin=True)
     options = ServerOptions(repository=repository, grpc_port=0, http_port=0, metrics_port=0, security=security)
-    with BriefServer(options) as running:
-        yield running
+    started: list[TritonServer] = []
+    with ExitStack() as running:
+
+        def current() -> TritonServer:
+            if not started or started[-1].wait(0.1) is not None:
+                started.append(running.enter_context(BriefServer(options)))
+            return started[-1]
+
+        yield current
+
+
+@pytest.fixture
+def server(serving_all: Callable[[], TritonServer]) -> TritonServer:
+    """A server of every model, which other tests use as well."""
+    return serving_all()
 
 
 @pytest.fixture(scope="session")
