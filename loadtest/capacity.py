@@ -1,13 +1,13 @@
 """The highest open-loop rate at which a model holds its budget, and the latencies on the way there."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rfserve.export.spec import find
+from rfserve.loadtest import whole_file
 from rfserve.loadtest.capacity_point import Point
 from rfserve.loadtest.capacity_question import Question
 from rfserve.loadtest.capacity_search import BROKEN, INVALID, Search, bracket, rounded
@@ -132,13 +132,7 @@ class Capacity:
             "statement": self.statement(),
             **asdict(self),
         }
-        beside = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            beside.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-            beside.replace(file)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise LoadTestError(f"cannot write {file}: {error}") from error
+        whole_file.write(file, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, file: Path) -> "Capacity":

@@ -1,10 +1,9 @@
 """A capacity drawn: latency against load up to the knee, as one HTML page or one SVG that stands alone."""
 
 import html
-import os
 from pathlib import Path
 
-from rfserve.loadtest import capacity_text
+from rfserve.loadtest import capacity_text, whole_file
 from rfserve.loadtest.capacity import Capacity
 from rfserve.loadtest.capacity_point import Point
 from rfserve.loadtest.capacity_search import HOLDS, INVALID
@@ -28,14 +27,7 @@ circle.fail,text.fail{fill:var(--fail)} .line.fail{stroke:none}
 
 def write(found: Capacity, file: Path) -> None:
     """The page or, where the file is called so, the SVG; it appears whole or not at all."""
-    content = svg(found) if file.suffix == ".svg" else render(found)
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        beside.write_text(content, encoding="utf-8")
-        beside.replace(file)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise LoadTestError(f"cannot write {file}: {error}") from error
+    whole_file.write(file, svg(found) if file.suffix == ".svg" else render(found))
 
 
 def render(found: Capacity) -> str:

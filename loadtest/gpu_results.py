@@ -1,12 +1,12 @@
 """What `gpu_check` found on one GPU, as rows of a table and as a file among the results."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rfserve.loadtest import whole_file
 from rfserve.loadtest.accelerator import Peaks
 from rfserve.loadtest.errors import LoadTestError
 from rfserve.loadtest.measurement import Machine
@@ -75,13 +75,7 @@ class GpuResults:
     def write(self, file: Path) -> None:
         """JSON; it appears whole or not at all."""
         document = {"schema": SCHEMA, "kind": KIND, **asdict(self)}
-        beside = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps(document, indent=1) + "\n")
-            beside.replace(file)
-        except OSError as error:
-            raise LoadTestError(f"cannot write {file}: {error}") from error
+        whole_file.write(file, json.dumps(document, indent=1) + "\n", make_folder=True)
 
     @classmethod
     def read(cls, file: Path) -> "GpuResults":

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rfserve.export.spec.tensor import Array
-from rfserve.loadtest import fields
+from rfserve.loadtest import fields, whole_file
 from rfserve.loadtest.errors import LoadTestError
 
 SCHEMA = 1
@@ -177,13 +176,7 @@ class Run:
             "plan": self.plan,
             "measurements": [_to_json(m) for m in self.measurements],
         }
-        beside = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            beside.write_text(json.dumps(document, allow_nan=False) + "\n")
-            beside.replace(file)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise LoadTestError(f"cannot write {file}: {error}") from error
+        whole_file.write(file, json.dumps(document, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, file: Path) -> "Run":

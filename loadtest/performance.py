@@ -1,13 +1,13 @@
 """How fast each model is by each way of running it: kept figures of one kind of machine, and the README's table."""
 
 import json
-import os
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rfserve.loadtest import whole_file
 from rfserve.loadtest.errors import LoadTestError
 from rfserve.loadtest.measurement import Machine
 
@@ -141,13 +141,7 @@ class Performance:
             "machine": asdict(self.machine),
             "cases": [c.to_dict() for c in self.cases],
         }
-        beside = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-            beside.replace(file)
-        except OSError as error:
-            raise LoadTestError(f"cannot write {file}: {error}") from error
+        whole_file.write(file, json.dumps(document, indent=1, allow_nan=False) + "\n", make_folder=True)
 
     @classmethod
     def read(cls, file: Path) -> "Performance":

@@ -3,13 +3,11 @@
 import html
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from rfserve.loadtest import report_charts
-from rfserve.loadtest.errors import LoadTestError
+from rfserve.loadtest import report_charts, whole_file
 from rfserve.loadtest.measurement import Run, ServerSplit
 from rfserve.loadtest.repetitions import Repetitions, by_phase_and_model
 from rfserve.loadtest.report_style import STYLE
@@ -36,13 +34,7 @@ SINCE = {"due": "since it was due", "sent": "since it was sent", "budget": "budg
 
 def write(run: Run, verdicts: Sequence[Verdict], file: Path) -> None:
     """The report; it appears whole or not at all."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        beside.write_text(render(run, verdicts), encoding="utf-8")
-        beside.replace(file)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise LoadTestError(f"cannot write {file}: {error}") from error
+    whole_file.write(file, render(run, verdicts))
 
 
 def render(run: Run, verdicts: Sequence[Verdict]) -> str:

@@ -4,13 +4,12 @@ The schema that CI systems read: github.com/windyroad/JUnit-Schema, as Jenkins a
 """
 
 import math
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from rfserve.loadtest.errors import LoadTestError
+from rfserve.loadtest import whole_file
 from rfserve.loadtest.measurement import Run
 from rfserve.loadtest.repetitions import by_phase_and_model
 from rfserve.loadtest.verdict import FAIL, INVALID, PASS, Row, Verdict
@@ -23,13 +22,7 @@ def write(run: Run, verdicts: Sequence[Verdict], file: Path) -> None:
     """The file; it appears whole or not at all."""
     root = tree(run, verdicts)
     ET.indent(root, " ")
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        ET.ElementTree(root).write(beside, encoding="utf-8", xml_declaration=True)
-        beside.replace(file)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise LoadTestError(f"cannot write {file}: {error}") from error
+    whole_file.write(file, ET.tostring(root, encoding="utf-8", xml_declaration=True))
 
 
 def tree(run: Run, verdicts: Sequence[Verdict]) -> ET.Element:

@@ -2,17 +2,16 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rfserve.loadtest import whole_file
 from rfserve.loadtest.candidate import Candidate
 from rfserve.loadtest.capacity import Capacity
 from rfserve.loadtest.capacity_question import Question
 from rfserve.loadtest.capacity_text import number, table
-from rfserve.loadtest.errors import LoadTestError
 from rfserve.loadtest.measurement import Run
 from rfserve.loadtest.plan import Phase, Plan, Stream
 from rfserve.loadtest.verdict import UNPROVEN
@@ -205,13 +204,7 @@ class Tuning:
 
     def write(self, file: Path) -> None:
         """JSON; it appears whole or not at all."""
-        beside = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            beside.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
-            beside.replace(file)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise LoadTestError(f"cannot write {file}: {error}") from error
+        whole_file.write(file, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:
