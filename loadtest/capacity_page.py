@@ -9,7 +9,7 @@ from rfserve.loadtest.capacity_point import Point
 from rfserve.loadtest.capacity_search import HOLDS, INVALID
 from rfserve.loadtest.chart import WIDE, Chart, Scale
 from rfserve.loadtest.errors import LoadTestError
-from rfserve.loadtest.report_style import STYLE
+from rfserve.loadtest.report_style import STYLE, page
 from rfserve.loadtest.verdict import PERCENTILES
 
 # Further beyond the knee, what is answered says more of the queue's limits than of the model.
@@ -34,16 +34,14 @@ def render(found: Capacity) -> str:
     """The page."""
     title = f"{found.question.model}: {found.question.budget}"
     drawn = chart(found)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}{LINES}</style></head><body><main>"
+    body = (
         f"<h1>{html.escape(title)}</h1><p>{html.escape(found.statement())}</p>"
         + (drawn.both() if drawn is not None else "<p>Nothing was answered.</p>")
         + "<p>Latency from when a request was due, mean of the repetitions; bars reach from the lowest to the highest "
         "of them. Red: the budget did not hold.</p>"
-        f"<pre>{html.escape(capacity_text.text(found))}</pre>{_machine(found)}</main></body></html>\n"
+        f"<pre>{html.escape(capacity_text.text(found))}</pre>{_machine(found)}"
     )
+    return page(title, body, LINES)
 
 
 def svg(found: Capacity) -> str:

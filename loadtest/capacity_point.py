@@ -1,14 +1,14 @@
 """What was measured at one rate: the figures of each repetition, and whether the budget held."""
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rfserve.loadtest import interval, validity, verdict
 from rfserve.loadtest.capacity_search import BROKEN, HOLDS, INVALID, UNDECIDED
 from rfserve.loadtest.measurement import Run
+from rfserve.loadtest.repetitions import failures
 from rfserve.loadtest.verdict import PERCENTILES
 
 
@@ -38,9 +38,6 @@ class Point:
         """The point that a run of one phase of one open-loop stream measured; `LoadTestError` for no such run."""
         (judged,) = verdict.judge(run)
         measurements = run.measurements
-        failures: Counter[str] = Counter()
-        for measurement in measurements:
-            failures.update(measurement.failures)
         problems = validity.problems(measurements)
         outcome = {verdict.PASS: HOLDS, verdict.FAIL: BROKEN}.get(judged.outcome, UNDECIDED)
         answered = [m for m in measurements if m.answered]
@@ -54,11 +51,11 @@ class Point:
             sent=sum(m.sent for m in measurements),
             answered=sum(m.answered for m in measurements),
             late=sum(m.late for m in measurements),
-            failures=dict(failures),
+            failures=dict(failures(measurements)),
             latency_ms={name: tuple(round(m.latency_ms(p), 3) for m in answered) for name, p in PERCENTILES.items()},
             goodput_hz=tuple(round(m.goodput_hz, 3) for m in measurements),
             cpu_share=round(max(m.generator.cpu_share for m in measurements), 3),
-            server={n: round(_mean([getattr(s, n) for s in splits]), 3) for n in names},
+            server={n: round(interval.mean([getattr(s, n) for s in splits]), 3) for n in names},
         )
 
     @classmethod
@@ -75,7 +72,7 @@ class Point:
 
     def mean_ms(self, figure: str) -> float:
         """The mean of a percentile over the repetitions; NaN when nothing was answered."""
-        return _mean(self.latency_ms[figure])
+        return interval.mean(self.latency_ms[figure])
 
     def spread_ms(self, figure: str) -> tuple[float, float]:
         """The lowest and the highest of the repetitions; NaN when nothing was answered."""
@@ -89,7 +86,3 @@ class Point:
     def has_samples_for(self, figure: str) -> bool:
         """Whether there are as many answers as the percentile needs."""
         return self.answered >= validity.samples_needed(PERCENTILES[figure])[0]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan

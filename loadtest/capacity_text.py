@@ -1,10 +1,8 @@
 """A capacity as text: the answer, and a row for each rate."""
 
-import math
-from collections.abc import Sequence
-
 from rfserve.loadtest.capacity import Capacity
 from rfserve.loadtest.capacity_point import Point
+from rfserve.loadtest.text_table import lines, number
 from rfserve.loadtest.verdict import PERCENTILES
 
 HEAD = ("rate/s", "p50 ms", "p95 ms", "p99 ms", "repetitions", "95 % interval", "answers/s", "failed", "generator", "")
@@ -18,7 +16,13 @@ def text(found: Capacity) -> str:
         f"{question.model}{version}{f' {found.precision}' if found.precision else ''} on {question.device} at "
         f"{found.url or '-'}: {question.budget}, {question.error_rate:.2%} failing, {question.repetitions} repetitions"
     )
-    return "\n".join([title, *table(HEAD, [_row(p, question.figure) for p in found.points]), found.statement()])
+    return "\n".join(
+        [
+            title,
+            *lines(HEAD, [_row(p, question.figure) for p in found.points], words={len(HEAD) - 1}),
+            found.statement(),
+        ]
+    )
 
 
 def row(point: Point, figure: str) -> str:
@@ -29,23 +33,6 @@ def row(point: Point, figure: str) -> str:
         f"{point.rate_hz:g}/s {point.outcome}: {figure.removesuffix('_ms')} {number(point.mean_ms(figure))} ms "
         f"({number(low)} to {number(high)}){reasons}"
     )
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns, numbers to the right, the last one to the left."""
-    widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
-    last = len(head) - 1
-    return [
-        "  ".join(
-            c.ljust(w) if i == last else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in (head, *rows)
-    ]
-
-
-def number(value: float) -> str:
-    """Four digits; a dash for what is not there."""
-    return f"{value:.4g}" if math.isfinite(value) else "-"
 
 
 def _row(point: Point, figure: str) -> list[str]:

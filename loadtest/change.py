@@ -72,19 +72,8 @@ def judge(
         outcome, reason = SAME, ""
     elif found.low > 0 or found.high < 0:
         outcome, reason = bad if (found.low > 0) == more_is_worse else good, ""
-    return Change(
-        phase=key[0],
-        model=key[1],
-        figure=figure,
-        before=values[0],
-        after=values[1],
-        change=found.change,
-        low=found.low,
-        high=found.high,
-        chance=chance,
-        outcome=outcome,
-        reason=reason,
-    )
+    told = unknown(key, figure, values, reason)
+    return replace(told, change=found.change, low=found.low, high=found.high, chance=chance, outcome=outcome)
 
 
 def unknown(key: tuple[str, str], figure: str, values: list[float], reason: str) -> Change:

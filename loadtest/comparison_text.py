@@ -16,6 +16,7 @@ from rfserve.loadtest.change import (
     Change,
 )
 from rfserve.loadtest.comparison import Comparison
+from rfserve.loadtest.text_table import lines, number
 
 MARKS = {**dict.fromkeys(BAD, "▲"), FASTER: "▼", BETTER: "▼", SAME: "=", UNDECIDED: "?"}
 
@@ -23,16 +24,17 @@ MARKS = {**dict.fromkeys(BAD, "▲"), FASTER: "▼", BETTER: "▼", SAME: "=", U
 def as_text(comparison: Comparison) -> str:
     """A table of every figure, the warnings and one closing line."""
     head = ["phase", "model", "figure", "before", "after", "change", "95 % interval", "outcome"]
-    rows = [head, *(_cells(c) for c in comparison.changes)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = [f"before: {comparison.before}", f"after:  {comparison.after}", ""]
-    for row in rows:
-        texts = [
-            c.ljust(w) if i < 3 or i == 7 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(texts).rstrip())
-    lines += [f"warning: {w}" for w in comparison.warnings]
-    return "\n".join([*lines, "", *_changed(comparison), _summary(comparison)]) + "\n"
+    said = [
+        f"before: {comparison.before}",
+        f"after:  {comparison.after}",
+        "",
+        *lines(head, [_cells(c) for c in comparison.changes], words={0, 1, 2, 7}),
+        *(f"warning: {w}" for w in comparison.warnings),
+        "",
+        *_changed(comparison),
+        _summary(comparison),
+    ]
+    return "\n".join(said) + "\n"
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -50,7 +52,7 @@ def as_markdown(comparison: Comparison) -> str:
 
 
 def _cells(change: Change) -> list[str]:
-    show = _percent if change.figure == ERRORS else _number
+    show = _percent if change.figure == ERRORS else number
     if change.figure == ERRORS:
         moved, ends = _points(change.change), f"{_points(change.low)} to {_points(change.high)}"
     else:
@@ -67,10 +69,6 @@ def _cells(change: Change) -> list[str]:
         ends if known else "-",
         outcome,
     ]
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "-"
 
 
 def _percent(value: float) -> str:

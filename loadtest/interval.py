@@ -14,6 +14,11 @@ CONFIDENCE = 0.95
 MOST_REPETITIONS = 100
 
 
+def mean(values: Sequence[float]) -> float:
+    """The mean; NaN of none."""
+    return sum(values) / len(values) if values else math.nan
+
+
 def of_mean(values: Sequence[float]) -> tuple[float, float]:
     """Low and high end for the mean of independent values; NaN for fewer than two."""
     if len(values) < 2:

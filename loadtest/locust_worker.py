@@ -20,7 +20,7 @@ from locust import User, events, task
 from locust.env import Environment
 
 from rfserve.export.spec.tensor import Array
-from rfserve.loadtest import merging, messages, payload
+from rfserve.loadtest import locust_report, merging, messages, payload
 from rfserve.loadtest.arrivals import schedule_s
 from rfserve.loadtest.endpoint import Endpoint
 from rfserve.loadtest.generator import Generator, Window
@@ -148,17 +148,7 @@ class Worker:
             self._requests(share, stream),
             timeout_s=share.plan.timeout_s,
             limit_s=share.limits_ms[stream.model] / 1e3,
-            report=self._report,
-        )
-
-    def _report(self, model: str, latency_s: float | None, size: int, reason: str | None) -> None:
-        self.environment.events.request.fire(
-            request_type="grpc",
-            name=model,
-            # None keeps a failure out of Locust's histogram as well.
-            response_time=None if latency_s is None else latency_s * 1e3,
-            response_length=size,
-            exception=None if reason is None else RuntimeError(reason),
+            report=locust_report.to(self.environment),
         )
 
 

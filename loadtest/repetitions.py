@@ -1,5 +1,6 @@
 """The repetitions of one phase and model, which are judged, drawn and compared together."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from rfserve.loadtest.measurement import Measurement
@@ -13,3 +14,11 @@ def by_phase_and_model(measurements: Iterable[Measurement]) -> Mapping[tuple[str
     for measurement in measurements:
         found.setdefault((measurement.phase, measurement.model), []).append(measurement)
     return {key: tuple(sorted(group, key=lambda m: m.repetition)) for key, group in found.items()}
+
+
+def failures(measurements: Iterable[Measurement]) -> Counter[str]:
+    """How many requests failed in all of them, by reason."""
+    found: Counter[str] = Counter()
+    for measurement in measurements:
+        found.update(measurement.failures)
+    return found

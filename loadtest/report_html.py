@@ -3,14 +3,13 @@
 import html
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rfserve.loadtest import report_charts, whole_file
 from rfserve.loadtest.measurement import Run, ServerSplit
-from rfserve.loadtest.repetitions import Repetitions, by_phase_and_model
-from rfserve.loadtest.report_style import STYLE
+from rfserve.loadtest.repetitions import Repetitions, by_phase_and_model, failures
+from rfserve.loadtest.report_style import page
 from rfserve.loadtest.verdict import FAIL, INVALID, PASS, UNDECIDED, Row, Verdict
 
 FIGURES = {
@@ -54,12 +53,7 @@ def render(run: Run, verdicts: Sequence[Verdict]) -> str:
         if group is not None:
             parts.append(_section(verdict, group))
     parts += [_machine(run), _plan(run)]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_text(run.name)}: {overall}</title>"
-        f"<style>{STYLE}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
-    )
+    return page(f"{run.name}: {overall}", "".join(parts))
 
 
 def _verdict_table(verdicts: Sequence[Verdict]) -> str:
@@ -129,9 +123,7 @@ def _key(texts: Mapping[str, str]) -> str:
 
 
 def _failures(group: Repetitions) -> str:
-    counts: Counter[str] = Counter()
-    for measurement in group:
-        counts.update(measurement.failures)
+    counts = failures(group)
     if not counts:
         return "<h3>Failures</h3><p>None.</p>"
     sent = sum(m.sent for m in group)

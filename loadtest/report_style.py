@@ -1,4 +1,6 @@
-"""The style sheet of the report: light and dark, and narrow pages."""
+"""The frame of a page that stands alone, and its style sheet: light and dark, and narrow pages."""
+
+import html
 
 STYLE = """
 :root{color-scheme:light dark;--text:#1d2733;--faint:#5b6a79;--page:#f4f6f8;--card:#fff;--edge:#d5dce3;
@@ -43,3 +45,13 @@ pre{overflow-x:auto;font-size:12.5px;background:var(--card);border:1px solid var
 @media (max-width:640px){main{margin:14px auto 32px;padding:0 12px} .wide{display:none} .narrow{display:block}
 h1{font-size:19px} th,td{padding:5px 8px}}
 """
+
+
+def page(title: str, body: str, style: str = "") -> str:
+    """The page: `title` is text, `body` HTML, and `style` is added to the style sheet."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title>"
+        f"<style>{STYLE}{style}</style></head><body><main>{body}</main></body></html>\n"
+    )

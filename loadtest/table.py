@@ -3,16 +3,18 @@
 import math
 from collections.abc import Sequence
 
+from rfserve.loadtest import interval
 from rfserve.loadtest.measurement import Measurement, Run
+from rfserve.loadtest.repetitions import by_phase_and_model
 from rfserve.loadtest.verdict import Row, Verdict
 
 
 def text(run: Run, verdicts: Sequence[Verdict]) -> str:
     """Every verdict with its figures and reasons, what was measured beside it, and how much of it was the server."""
     lines = [f"{run.name} on {run.device} at {run.url}, {run.started}"]
+    groups = by_phase_and_model(run.measurements)
     for verdict in verdicts:
-        measurements = [m for m in run.measurements if (m.phase, m.model) == (verdict.phase, verdict.model)]
-        lines += ["", *_block(verdict, measurements)]
+        lines += ["", *_block(verdict, groups[verdict.phase, verdict.model])]
     return "\n".join(lines)
 
 
@@ -43,7 +45,7 @@ def _beside(measurements: Sequence[Measurement]) -> list[str]:
     late = sum(m.late for m in measurements)
     lines = []
     for name, figure in (("since due", "latency_ms"), ("since sent", "send_latency_ms")):
-        p50, p95, p99, worst = (_mean([getattr(m, figure)(p) for m in measurements]) for p in (50, 95, 99, 100))
+        p50, p95, p99, worst = (interval.mean([getattr(m, figure)(p) for m in measurements]) for p in (50, 95, 99, 100))
         lines.append(f"{name:14} p50 {p50:.2f}  p95 {p95:.2f}  p99 {p99:.2f}  worst {worst:.2f} ms")
     use = max(measurements, key=lambda m: m.generator.cpu_share).generator
     lines.append(
@@ -53,7 +55,8 @@ def _beside(measurements: Sequence[Measurement]) -> list[str]:
     splits = [m.server for m in measurements if m.server is not None]
     if splits:
         queue, compute, network, batch = (
-            _mean([getattr(s, name) for s in splits]) for name in ("queue_ms", "compute_ms", "network_ms", "mean_batch")
+            interval.mean([getattr(s, name) for s in splits])
+            for name in ("queue_ms", "compute_ms", "network_ms", "mean_batch")
         )
         requests = sum(s.requests for s in splits)
         lines.append(
@@ -63,7 +66,3 @@ def _beside(measurements: Sequence[Measurement]) -> list[str]:
     else:
         lines.append(f"{'server':14} {measurements[0].server_note}")
     return lines
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rfserve.loadtest import whole_file
+from rfserve.loadtest import interval, whole_file
 from rfserve.loadtest.candidate import Candidate
 from rfserve.loadtest.capacity import Capacity
 from rfserve.loadtest.capacity_question import Question
-from rfserve.loadtest.capacity_text import number, table
 from rfserve.loadtest.measurement import Run
 from rfserve.loadtest.plan import Phase, Plan, Stream
+from rfserve.loadtest.text_table import lines, number
 from rfserve.loadtest.verdict import UNPROVEN
 
 SCHEMA = 1
@@ -56,16 +56,16 @@ class Tried:
     @property
     def saturated_hz(self) -> float:
         """The mean over its looks; 0 when it could not be served."""
-        return _mean([s.saturated_hz for s in self.screenings]) if self.screenings else 0.0
+        return interval.mean([s.saturated_hz for s in self.screenings]) if self.screenings else 0.0
 
     @property
     def rated_ms(self) -> float:
         """The mean p95 at the spec's rate; NaN when nothing was answered."""
-        return _mean([s.rated_ms for s in self.screenings])
+        return interval.mean([s.rated_ms for s in self.screenings])
 
     def holds(self, question: Question) -> bool:
         """Whether it is worth a search: at the spec's rate, nearly all are answered within the budget."""
-        failed = _mean([s.failed for s in self.screenings])
+        failed = interval.mean([s.failed for s in self.screenings])
         return self.rated_ms <= question.budget_ms and failed <= question.error_rate
 
     @property
@@ -169,7 +169,7 @@ class Tuning:
 
     def text(self) -> str:
         """The table and the answer."""
-        return "\n".join([*table(HEAD, [self._row(t) for t in self.tried]), self.statement()])
+        return "\n".join([*lines(HEAD, [self._row(t) for t in self.tried], words={len(HEAD) - 1}), self.statement()])
 
     def _row(self, tried: Tried) -> list[str]:
         c, rates = tried.candidate, [s.saturated_hz for s in tried.screenings]
@@ -186,7 +186,7 @@ class Tuning:
             str(c.joined_rows),
             f"{number(tried.saturated_hz)}{spread}" if rates else "-",
             number(tried.rated_ms),
-            f"{_mean([s.failed for s in tried.screenings]):.1%}" if rates else "-",
+            f"{interval.mean([s.failed for s in tried.screenings]):.1%}" if rates else "-",
             "-" if capacity_hz is None else f"{capacity_hz:g}{'' if tried.is_proven else ' or more'}",
             ", ".join(notes),
         ]
@@ -213,7 +213,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan

@@ -10,7 +10,7 @@ from locust.env import Environment
 from locust.exception import StopUser
 
 from rfserve.export.spec.tensor import Array
-from rfserve.loadtest import payload
+from rfserve.loadtest import locust_report, payload
 from rfserve.loadtest.arrivals import schedule_s
 from rfserve.loadtest.endpoint import Endpoint
 from rfserve.loadtest.generator import Generator, Window
@@ -102,7 +102,7 @@ class ModelUser(User):  # type: ignore[misc]
             self.requests,
             timeout_s=self.plan.timeout_s,
             limit_s=self.limit_ms / 1e3,
-            report=self._report,
+            report=locust_report.to(self.environment),
         )
         self.generator.greet()
 
@@ -134,13 +134,3 @@ class ModelUser(User):  # type: ignore[misc]
         self.window = Window(start=self.begun + SETTLE_S, duration_s=run_time_s)
         self.generator.open_loop(self.due_s, order, self.window)
         raise StopUser
-
-    def _report(self, model: str, latency_s: float | None, size: int, reason: str | None) -> None:
-        self.environment.events.request.fire(
-            request_type="grpc",
-            name=model,
-            # None keeps a failure out of Locust's histogram as well.
-            response_time=None if latency_s is None else latency_s * 1e3,
-            response_length=size,
-            exception=None if reason is None else RuntimeError(reason),
-        )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rfserve.loadtest import interval, validity
 from rfserve.loadtest.measurement import Measurement, Run
 from rfserve.loadtest.plan import Plan
+from rfserve.loadtest.repetitions import by_phase_and_model, failures
 
 PASS, FAIL, INVALID, UNDECIDED = "pass", "fail", "invalid", "undecided"
 OK, BROKEN, UNPROVEN = 0, 1, 3
@@ -47,10 +48,7 @@ class Verdict:
 def judge(run: Run) -> tuple[Verdict, ...]:
     """One verdict for each phase and model, in the order of the run; `LoadTestError` for a run whose plan is none."""
     plan = Plan.from_dict(run.plan)
-    groups: dict[tuple[str, str], list[Measurement]] = {}
-    for measurement in run.measurements:
-        groups.setdefault((measurement.phase, measurement.model), []).append(measurement)
-    return tuple(_verdict(plan, measurements) for measurements in groups.values())
+    return tuple(_verdict(plan, measurements) for measurements in by_phase_and_model(run.measurements).values())
 
 
 def exit_code(verdicts: Sequence[Verdict]) -> int:
@@ -100,13 +98,13 @@ def _latency(figure: str, budget: float, measurements: Sequence[Measurement]) ->
     counts = [m.answered for m in measurements]
     if sum(counts) < in_all or min(counts) < in_each:
         low, high = math.nan, math.nan
-        row = Row(figure=figure, value=_mean(values), low=low, high=high, budget=budget, outcome=INVALID)
+        row = Row(figure=figure, value=interval.mean(values), low=low, high=high, budget=budget, outcome=INVALID)
         return row, (
             f"{figure} needs {in_all} answers in all and {in_each} in each repetition; there are {sum(counts)} and "
             f"{min(counts)}: make the phase longer, or repeat it"
         )
     low, high = interval.of_mean(values)
-    row = _row(figure, _mean(values), low, high, budget)
+    row = _row(figure, interval.mean(values), low, high, budget)
     return row, _why(row, interval.more_for_mean(values, budget))
 
 
@@ -114,11 +112,7 @@ def _errors(budget: float, measurements: Sequence[Measurement]) -> tuple[Row, st
     failed, sent = sum(m.failed for m in measurements), sum(m.sent for m in measurements)
     low, high = interval.of_shares([(m.failed, m.sent) for m in measurements])
     row = _row("error_rate", failed / sent if sent else math.nan, low, high, budget)
-    causes: dict[str, int] = {}
-    for measurement in measurements:
-        for reason, count in measurement.failures.items():
-            causes[reason] = causes.get(reason, 0) + count
-    listed = ", ".join(f"{count} {reason}" for reason, count in sorted(causes.items()))
+    listed = ", ".join(f"{count} {reason}" for reason, count in sorted(failures(measurements).items()))
     more = interval.more_for_share(failed, sent, budget, len(measurements))
     return row, _why(row, more) + (f": {listed}" if listed and row.outcome != PASS else "")
 
@@ -129,7 +123,7 @@ def _throughput(budget: dict[str, float], measurements: Sequence[Measurement]) -
     least_hz = rate_hz * (1 - budget.get("error_rate", 0.0))
     values = [m.goodput_hz for m in measurements]
     low, high = interval.of_mean(values)
-    row = _row("throughput_hz", _mean(values), low, high, least_hz)
+    row = _row("throughput_hz", interval.mean(values), low, high, least_hz)
     return row, _why(row, interval.more_for_mean(values, least_hz))
 
 
@@ -154,7 +148,3 @@ def _why(row: Row, more: int | None) -> str:
         return f"{row.figure} {row.value:.4g}: one repetition has no interval; give two or more"
     settle = "a hundred would not settle it" if more is None else f"{more} more could settle it"
     return f"{found} is not clear of the budget of {row.budget:.4g}; as repetitions go, {settle}"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -1,7 +1,6 @@
 """`rfserve-loadtest capacity`: the highest rate at which a model holds its latency budget."""
 
 import argparse
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from rfserve.loadtest import capacity, capacity_page, capacity_text
 from rfserve.loadtest.capacity import Capacity
 from rfserve.loadtest.capacity_question import Question, question
 from rfserve.loadtest.commands import server_options
+from rfserve.loadtest.commands.progress import tell
 from rfserve.loadtest.endpoint import Endpoint
 from rfserve.loadtest.engine import Engine
 from rfserve.loadtest.errors import LoadTestError
@@ -94,11 +94,6 @@ def measure(
 def minutes(seconds: float) -> str:
     """How long something takes at most, in words."""
     return f"at most {seconds:.0f} s" if seconds < 120 else f"at most {seconds / 60:.0f} minutes"
-
-
-def tell(text: str) -> None:
-    """For who watches."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _capacity(options: argparse.Namespace) -> int:

@@ -1,7 +1,6 @@
 """`rfserve-loadtest check`: run a plan and say whether its budgets hold."""
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from rfserve.loadtest import plan as plans
 from rfserve.loadtest import table, verdict
 from rfserve.loadtest.commands import report, server_options
+from rfserve.loadtest.commands.progress import tell
 from rfserve.loadtest.engine import LOOPBACK, MASTER_PORT, WAIT_S, Engine
 from rfserve.loadtest.errors import LoadTestError
 from rfserve.loadtest.plan import Plan
@@ -47,7 +47,7 @@ def _check(options: argparse.Namespace) -> int:
         # A wrong address is no server that fails.
         endpoint.look()
     with _engine(plan, options) as engine:
-        run = engine.run(plan, endpoint, repository=options.repository, progress=_tell)
+        run = engine.run(plan, endpoint, repository=options.repository, progress=tell)
     if options.json is not None:
         run.write(options.json)
     verdicts = verdict.judge(run)
@@ -88,7 +88,7 @@ def _engine(plan: Plan, options: argparse.Namespace) -> Engine:
         return Engine(processes=plan.processes, listen=(LOOPBACK, 0), wait_s=options.wait_s)
     if options.expect_workers < 1:
         raise LoadTestError("got --master without workers to wait for; give --expect-workers N")
-    _tell(
+    tell(
         f"waits for {options.expect_workers} x `rfserve-loadtest worker --master-host HOST --master-port "
         f"{options.master_port}`"
     )
@@ -98,7 +98,3 @@ def _engine(plan: Plan, options: argparse.Namespace) -> Engine:
         expect_workers=options.expect_workers,
         wait_s=options.wait_s,
     )
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -16,7 +16,8 @@ from rfserve.loadtest.capacity_question import BETWEEN_S, Question
 from rfserve.loadtest.capacity_search import Search, rounded
 from rfserve.loadtest.commands import capacity as capacity_command
 from rfserve.loadtest.commands import server_options
-from rfserve.loadtest.commands.capacity import minutes, tell
+from rfserve.loadtest.commands.capacity import minutes
+from rfserve.loadtest.commands.progress import tell
 from rfserve.loadtest.endpoint import Endpoint
 from rfserve.loadtest.engine import Engine
 from rfserve.loadtest.errors import LoadTestError
