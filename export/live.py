@@ -161,9 +161,7 @@ class LiveServer:
         """
         if not self.is_ready(model):
             return None
-        groups = self.configuration(model).instance_group
-        kinds = {g.Kind.Name(g.kind).removeprefix("KIND_").lower() for g in groups}
-        return next((t for t in TARGETS if t in kinds), None)
+        return target_of(self.configuration(model))
 
     def infer(
         self, model: str, arrays: Mapping[str, Array], version: int | None = None, served_as: str | None = None
@@ -194,6 +192,12 @@ class LiveServer:
             text = f"{str(error.status()).removeprefix('StatusCode.')}: {error.message()}"
             remedy = next((r for part, r in REMEDIES if part in text), "see the server's log")
             raise LiveServerError(f"{self.url}: cannot {what}: {text}; {remedy}") from error
+
+
+def target_of(configuration: Message) -> str | None:
+    """Whose machines a `ModelConfig` is for (`cpu` or `gpu`); None for an ensemble's, which is the same for all."""
+    kinds = {g.Kind.Name(g.kind).removeprefix("KIND_").lower() for g in configuration.instance_group}
+    return next((t for t in TARGETS if t in kinds), None)
 
 
 @contextmanager

@@ -26,8 +26,6 @@ from rfserve.export.spec import EnsembleSpec, ModelSpec
 from rfserve.export.spec.model import Served
 from rfserve.export.spec.precision import FP32
 
-__all__ = ["GRAPH_FILE", "Built", "Source", "build_network", "publish"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Source:

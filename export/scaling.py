@@ -134,6 +134,4 @@ def network_units(spec: ModelSpec, scaling: Scaling) -> Mapping[str, Array]:
     """The physical size of one network unit in each output, for the parity gate."""
     if not spec.has_weights:
         return {}
-    target = np.asarray(scaling.target_scale)
-    degrees = target / np.asarray(scaling.metres_per_degree) if scaling.origin is not None else target
-    return {"positions": degrees, "uncertainties": target}
+    return {name: np.asarray(unit) for name, unit in scaling.units.items()}

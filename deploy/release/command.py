@@ -12,10 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rfserve.export import comparison, live
-from rfserve.export.commands import registry_option, repository_option
+from rfserve.export import comparison
+from rfserve.export.commands import registry_option, repository_option, server_options
 from rfserve.export.errors import RegistryError
-from rfserve.export.live import Encryption
 from rfserve.export.registry import Registry
 from rfserve.export.spec import RfserveError, find
 from rfserve.export.spec.model import TARGETS
@@ -164,14 +163,8 @@ def _fleet(options: argparse.Namespace) -> Fleet:
 def _access(options: argparse.Namespace) -> Access:
     return Access(
         timeout_s=options.pod_timeout_s,
-        admin_key=None if options.admin_key_file is None else live.admin_key(options.admin_key_file),
-        encryption=Encryption(
-            tls=options.tls,
-            root_certificates=options.root_certificates,
-            private_key=options.private_key,
-            certificate_chain=options.certificate_chain,
-            server_name=options.server_name,
-        ),
+        admin_key=server_options.key_of(options),
+        encryption=server_options.encryption_of(options, options.server_name),
     )
 
 
@@ -230,11 +223,7 @@ def _add_pods(parser: argparse.ArgumentParser) -> None:
     pods.add_argument(
         "--pod-timeout-s", type=float, default=120.0, help="of each step on each pod (default: %(default)s)"
     )
-    pods.add_argument("--admin-key-file", type=Path, metavar="FILE", help="for servers that restrict control")
-    pods.add_argument("--tls", action="store_true", help="encrypt; trusts the system's roots")
-    pods.add_argument("--root-certificates", type=Path, metavar="CA.pem", help="encrypt, and trust these")
-    pods.add_argument("--private-key", type=Path, metavar="KEY.pem", help="for a server that asks who calls")
-    pods.add_argument("--certificate-chain", type=Path, metavar="CERT.pem", help="goes with --private-key")
+    server_options.add_to(pods)
     pods.add_argument("--server-name", metavar="NAME", help="in the certificate of pods, which are called by address")
 
 

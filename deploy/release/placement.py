@@ -86,9 +86,9 @@ class Placement:
 
 def _configuration_name(configuration: Message) -> str | None:
     """Which of `configs/` it comes from; None for an ensemble's, which is the same for all."""
-    kinds = {g.Kind.Name(g.kind).removeprefix("KIND_").lower() for g in configuration.instance_group}
+    target = live.target_of(configuration)
     accelerated = bool(configuration.optimization.execution_accelerators.gpu_execution_accelerator)
     for name, kind in CONFIGURATIONS.items():
-        if kind.target in kinds and kind.tensorrt == (accelerated and kind.target == "gpu"):
+        if kind.target == target and kind.tensorrt == (accelerated and target == "gpu"):
             return name
     return None

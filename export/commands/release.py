@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rfserve.export import comparison, live, release
-from rfserve.export.commands import registry_option, repository_option
+from rfserve.export import comparison, release
+from rfserve.export.commands import registry_option, repository_option, server_options
 from rfserve.export.errors import ExportError, RegistryError, ReleaseError
-from rfserve.export.live import Encryption, LiveServer
+from rfserve.export.live import LiveServer
 from rfserve.export.model_repository import ModelRepository
 from rfserve.export.registry import Registry
 from rfserve.export.release import Release
@@ -36,11 +36,7 @@ def add_to(commands: Any) -> None:
         command.add_argument(
             "--url", action="append", default=[], metavar="HOST:PORT", help="gRPC of a running server; repeatable"
         )
-        command.add_argument("--admin-key-file", type=Path, metavar="FILE", help="for servers that restrict control")
-        command.add_argument("--tls", action="store_true", help="encrypt; trusts the system's roots")
-        command.add_argument("--root-certificates", type=Path, metavar="CA.pem", help="encrypt, and trust these")
-        command.add_argument("--private-key", type=Path, metavar="KEY.pem", help="for a server that asks who calls")
-        command.add_argument("--certificate-chain", type=Path, metavar="CERT.pem", help="goes with --private-key")
+        server_options.add_to(command)
         command.add_argument(
             "--champion", action="store_true", help="then move MLflow's alias champion there; needs --url"
         )
@@ -128,13 +124,7 @@ def _crown(registry: Registry | None, repository: ModelRepository, done: Release
 
 
 def _servers(options: argparse.Namespace) -> list[LiveServer]:
-    key = None if options.admin_key_file is None else live.admin_key(options.admin_key_file)
-    encryption = Encryption(
-        tls=options.tls,
-        root_certificates=options.root_certificates,
-        private_key=options.private_key,
-        certificate_chain=options.certificate_chain,
-    )
+    key, encryption = server_options.key_of(options), server_options.encryption_of(options)
     return [LiveServer(url, options.timeout_s, key, encryption) for url in dict.fromkeys(options.url)]
 
 

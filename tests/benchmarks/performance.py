@@ -31,9 +31,10 @@ from wire_load import WireLoad, serialised
 
 from rfserve.clients.client import LocalizationClient
 from rfserve.export import onnx_file
+from rfserve.export.manifest import GRAPH_FILE
 from rfserve.export.networks.heimdall_net import HeimdallBase
 from rfserve.export.networks.iq_encoder import HEIMDALL_1_0, MBCONV
-from rfserve.export.publication import GRAPH_FILE, Built, Source, build_network, publish
+from rfserve.export.publication import Built, Source, build_network, publish
 from rfserve.export.repository import Repository
 from rfserve.export.spec import GRAPHS, ModelSpec, example
 from rfserve.export.spec.precision import FP32, INT8

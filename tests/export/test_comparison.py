@@ -16,9 +16,9 @@ from rfserve.clients.synthetic_event import SyntheticEvent, write
 from rfserve.export import comparison, onnx_file
 from rfserve.export.cli import main
 from rfserve.export.errors import ExportError, VersionNotFound
-from rfserve.export.manifest import Manifest
+from rfserve.export.manifest import GRAPH_FILE, Manifest
 from rfserve.export.networks.scaled import in_physical_units
-from rfserve.export.publication import GRAPH_FILE, Source, build_network
+from rfserve.export.publication import Source, build_network
 from rfserve.export.repository import Repository, version_files
 from rfserve.export.scaling import NEW_WEIGHTS
 from rfserve.export.spec import GRAPHS, MODELS, ModelSpec, example

@@ -12,8 +12,8 @@ from served import BriefServer
 from torch import nn
 
 from rfserve.export import onnx_file
-from rfserve.export.manifest import Manifest
-from rfserve.export.publication import GRAPH_FILE, Source, build_network, publish
+from rfserve.export.manifest import GRAPH_FILE, Manifest
+from rfserve.export.publication import Source, build_network, publish
 from rfserve.export.repository import Repository, version_files
 from rfserve.export.spec import GRAPHS, ModelSpec
 from rfserve.server.process import ServerOptions

@@ -15,8 +15,8 @@ from rfserve.export.elements import compare
 from rfserve.export.errors import LiveServerError, ReleaseError
 from rfserve.export.live import LiveServer
 from rfserve.export.local_model import LocalModel
-from rfserve.export.manifest import Manifest
-from rfserve.export.publication import GRAPH_FILE, Source, build_network, publish
+from rfserve.export.manifest import GRAPH_FILE, Manifest
+from rfserve.export.publication import Source, build_network, publish
 from rfserve.export.repository import Repository, version_files
 from rfserve.export.scaling import Scaling, network_units
 from rfserve.export.spec import ENSEMBLES, GRAPHS, ModelSpec, example
