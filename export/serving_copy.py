@@ -50,12 +50,14 @@ class ServingCopy:
         unknown = sorted(set(self.pins) - {s.name for s in specs})
         if unknown:
             raise RepositoryError(f"cannot serve the pinned {', '.join(unknown)}: it is not among the models copied")
+        states = {s.name: self.source.serving(s.name) for s in specs}
         for spec in specs:
-            said += self._update_model(spec, anew)
+            said += self._update_model(spec, states[spec.name], anew)
         self._require_steps(specs)
         if self.canaries is not None:
-            states = {s.name: self.source.serving(s.name).cores.get(self.target) for s in specs}
-            canary_requests.write(self.canaries, specs, self.target, states)
+            placed = [states[s.name].placing(s) for s in specs]
+            cores = {name: state.cores.get(self.target) for name, state in states.items()}
+            canary_requests.write(self.canaries, placed, self.target, cores)
         return said
 
     def _wanted_models(self) -> list[str]:
@@ -68,10 +70,10 @@ class ServingCopy:
             )
         return found
 
-    def _update_model(self, spec: Served, anew: bool) -> Iterator[str]:
+    def _update_model(self, spec: Served, state: Serving, anew: bool) -> Iterator[str]:
         home = self.folder / spec.name
         home.mkdir(parents=True, exist_ok=True)
-        state, precisions = self.source.serving(spec.name), self.source.precisions(spec.name)
+        precisions = self.source.precisions(spec.name)
         served = self._served(spec.name, state, precisions)
         wanted = self._wanted_versions(served, state, precisions)
         for version in wanted:

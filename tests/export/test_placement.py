@@ -1,11 +1,12 @@
 """A placement that was tuned: written into one target's configuration, kept by what follows, and known to `check`."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from rfserve.export import pbtxt
+from rfserve.export import canary_requests, pbtxt
 from rfserve.export.cli import main
 from rfserve.export.publication import Source, publish
 from rfserve.export.repository import Repository
@@ -65,8 +66,13 @@ def test_pods_run_what_was_tuned(folder: Path, tmp_path: Path, capsys):
     """Those that serve a copy, and those that a release gives another version."""
     assert place(capsys, folder, "--instances", 3, "--threads", 2, "--joined-rows", 4)[0] == 0
     source = Repository(folder)
-    ServingCopy(source=source, folder=tmp_path / "copy", target="cpu", models=(MODEL,)).update(anew=True)
+    asked = tmp_path / "asked"
+    copy = ServingCopy(source=source, folder=tmp_path / "copy", target="cpu", models=(MODEL,), canaries=asked)
+    copy.update(anew=True)
     assert placed(tmp_path / "copy", "cpu") == (3, "2", [4])
+    (canary,) = json.loads((asked / canary_requests.INDEX).read_text())["canaries"]
+    assert canary["instances"] == 3
+    assert all(shape[0] == 4 for shape, _ in canary["outputs"].values())
     pod = PodPlacement(model=MODEL, versions=(1,), configuration=None, configuration_name="cpu")
     configured = pod.rehearsing(source, find(MODEL), 1, "rehearsal")
     assert configured.parameters["intra_op_thread_count"].string_value == "2"
