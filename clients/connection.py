@@ -28,6 +28,8 @@ WAY_SHARE = 0.05
 LONGEST_WAY_S = 0.05
 READY_POLL_S = 0.2
 MOST_CONNECTIONS = 64
+# The metadata key under which Triton expects the administrator's key.
+ADMIN_HEADER = "triton-grpc-protocol-admin-key"
 
 # Tritonclient drops its own message size when channel arguments are given, and gRPC's is 4 MB.
 CHANNEL_ARGUMENTS = [

@@ -18,13 +18,12 @@ import numpy as np
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from rfserve.clients.connection import Connection, to_wire
+from rfserve.clients.connection import ADMIN_HEADER, Connection, to_wire
 from rfserve.clients.errors import ClientError, DeadlineExceeded, RequestError, ServerUnavailable
 from rfserve.export.spec import find
 from rfserve.export.spec.model import Served
 from rfserve.export.spec.tensor import Array
 
-ADMIN_HEADER = "triton-grpc-protocol-admin-key"
 # What Triton says of a region that it does not know: it has been started anew.
 LOST_TEXT = "Unable to find shared memory region"
 ALIGNMENT = 64

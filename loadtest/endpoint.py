@@ -6,11 +6,10 @@ from typing import Any
 
 import grpc
 
-from rfserve.clients.connection import CHANNEL_ARGUMENTS
+from rfserve.clients.connection import ADMIN_HEADER, CHANNEL_ARGUMENTS
 from rfserve.loadtest.errors import LoadTestError
 
 CONNECT_S = 5.0
-KEY_HEADER = "triton-grpc-protocol-admin-key"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,7 @@ class Endpoint:
     @property
     def metadata(self) -> list[tuple[str, str]]:
         """What administrative calls carry."""
-        return [] if self.admin_key is None else [(KEY_HEADER, self.admin_key)]
+        return [] if self.admin_key is None else [(ADMIN_HEADER, self.admin_key)]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it, without the administrator's key, which load generators need not know."""

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -11,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ports import free_port
 
 from rfserve.export.observability.files import files
 from rfserve.export.observability.timing import Timing
@@ -60,9 +61,7 @@ def prometheus(folder: Path, targets: Sequence[str], hasten: float) -> Iterator[
     for path, text in files(Timing(hasten=hasten), targets).items():
         if "prometheus" in path.parts:
             (folder / path.name).write_text(text)
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        port = holder.getsockname()[1]
+    port = free_port()
     command = [binary, f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
     log = folder / "prometheus.log"

@@ -1,13 +1,13 @@
 """Both clients against a gRPC server on loopback that does what a real Triton cannot be made to do at will."""
 
 import asyncio
-import socket
 import subprocess
 import threading
 import time
 
 import grpc
 import numpy as np
+import ports
 import pytest
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
@@ -49,8 +49,7 @@ def call(request):
 @pytest.fixture
 def free_port():
     """A port where nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+    return ports.free_port()
 
 
 def test_fix_says_who_answered(call, serve, answer, observe):

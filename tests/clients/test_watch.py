@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ from collections import Counter
 
 import grpc
 import pytest
+from ports import free_port
 
 from rfserve.clients.cli import main
 from rfserve.clients.errors import ClientError, RecordingError, ServerUnavailable
@@ -96,12 +96,6 @@ def until(true, timeout_s=20.0):
     while not true():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.02)
-
-
-def free_port():
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return held.getsockname()[1]
 
 
 def located(inbox):

@@ -8,7 +8,6 @@ them and had no models any more.
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import local_pod
 import pytest
+from ports import free_port
 
 from rfserve.clients.connection import CHANNEL_ARGUMENTS
 from rfserve.server.process import ServerOptions, TritonServer
@@ -33,15 +33,9 @@ ASK_AGAIN_S = dict(CHANNEL_ARGUMENTS)["grpc.dns_min_time_between_resolutions_ms"
 CLIENT = Path(__file__).with_name("balanced_client.py")
 
 
-def free_port() -> int:
-    with socket.socket() as there:
-        there.bind((ADDRESSES[0], 0))
-        return int(there.getsockname()[1])
-
-
 @pytest.fixture
 def servers(small_model: Path) -> Iterator[list[TritonServer]]:
-    port = free_port()
+    port = free_port(ADDRESSES[0])
     with ExitStack() as running:
         yield [
             running.enter_context(

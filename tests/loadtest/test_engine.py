@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ports import free_port
 from served import BriefServer
 
 from rfserve.loadtest import cli, endpoint, failure
@@ -44,12 +45,6 @@ def plan_file(folder: Path, budget: str, *, rate_hz: float = 30, duration_s: flo
 
 
 FEW = 'figures = ["p50_ms", "error_rate", "throughput_hz"]'
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as holder:
-        holder.bind(("127.0.0.1", 0))
-        return int(holder.getsockname()[1])
 
 
 def test_budgets_that_hold_pass_and_are_written(server, repository, tmp_path, capsys):
