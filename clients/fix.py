@@ -26,7 +26,8 @@ class Fix:
     """A position in degrees (WGS 84) and its standard deviations in metres.
 
     The server answers in FP32: latitude and longitude come in steps of 0.4 m to 0.8 m (and up to 1.7 m beyond 128° of
-    longitude). `timings_ms` holds how long each part took, `dropped` the receivers that were left out, and why.
+    longitude). `timings_ms` holds how long each part took, `dropped` the receivers that were left out, and why,
+    `doubt` why the fix should not be trusted, empty when nothing says so.
     `InvalidAnswer` when it is not a place on Earth.
     """
 
@@ -39,6 +40,7 @@ class Fix:
     request_id: str = ""
     timings_ms: dict[str, float] = field(default_factory=dict)
     dropped: tuple[Dropped, ...] = ()
+    doubt: str = ""
 
     def __post_init__(self) -> None:
         numbers = (self.latitude_deg, self.longitude_deg, self.sigma_north_m, self.sigma_east_m)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rfserve.clients import receiver_checks
+from rfserve.clients.doubt import doubt
 from rfserve.clients.errors import EventError, InvalidAnswer
 from rfserve.clients.event import Event, Screen
 from rfserve.clients.fix import Fix
@@ -34,6 +35,7 @@ class Question:
         self.request_id = request_id or uuid.uuid4().hex
         screened = [_screen(event, known_receivers, Screen(minimum_receivers)) for event in events]
         self._dropped = [event.dropped for event in screened]
+        self._places = [[(o.latitude_deg, o.longitude_deg) for o in event] for event in screened]
         self.arrays = tensors(ensemble(model), screened)
         self._made = time.perf_counter()
         self._prepare_ms = 1e3 * (self._made - begun)
@@ -42,7 +44,10 @@ class Question:
         """One fix for each event, with the time since the request was made as its round trip."""
         timings = {"prepare": self._prepare_ms, "round_trip": 1e3 * (time.perf_counter() - self._made)}
         found = fixes(answer, model=self.model, version=version, request_id=self.request_id, timings_ms=timings)
-        return [replace(fix, dropped=dropped) for fix, dropped in zip(found, self._dropped, strict=True)]
+        return [
+            replace(fix, dropped=dropped, doubt=doubt(fix, places))
+            for fix, dropped, places in zip(found, self._dropped, self._places, strict=True)
+        ]
 
 
 def _screen(event: Sequence[Observation], known: Collection[int] | None, screen: Screen) -> Event:

@@ -6,7 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rfserve.export.commands import edge, fetch, inspect, observability, place, register, release, write
+from rfserve.export.commands import (
+    edge,
+    evaluate,
+    fetch,
+    inspect,
+    observability,
+    place,
+    register,
+    release,
+    train,
+    write,
+)
 from rfserve.export.spec import RfserveError
 
 
@@ -24,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rfserve-export", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (write, register, release, inspect, fetch, place, edge, observability):
+    for group in (write, train, evaluate, register, release, inspect, fetch, place, edge, observability):
         group.add_to(commands)
     return parser
 

@@ -8,6 +8,7 @@ RfserveError
     ├── ParityError         ONNX Runtime and eager PyTorch disagree
     ├── DriftError          another precision moves fixes too far
     ├── EdgeError           a network that cannot be converted for an edge runtime
+    ├── DataError           measured events that cannot be read, split or learned from
     ├── RepositoryError     the model repository cannot be read or written
     │   ├── VersionExists   a published version is immutable, and its number is never used again
     │   ├── VersionNotFound a version that is not published, or none to go back to
@@ -47,6 +48,10 @@ class DriftError(ExportError):
 
 class EdgeError(ExportError):
     """A network cannot be converted for an edge runtime."""
+
+
+class DataError(ExportError):
+    """Measured events cannot be read, split or learned from."""
 
 
 class RepositoryError(ExportError):

@@ -1,6 +1,6 @@
 """The gate: every element of every output of ONNX Runtime against eager PyTorch, over sizes, masks and orders."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -97,8 +97,11 @@ def measure(
     spec: ModelSpec,
     *,
     units: Mapping[str, Array] | None = None,
+    moved: Callable[[dict[str, Array]], dict[str, Array]] = dict,
 ) -> Parity:
     """Run every case through both.
+
+    `moved` takes the spec's examples to where the network was trained, for one that knows a single place.
 
     `units` gives, for an output, the physical size of one network unit per column: the spec's tolerance is meant in
     network units, so a scaling to metres does not loosen or tighten it.
@@ -106,8 +109,9 @@ def measure(
     worst: dict[str, float] = {t.name: 0.0 for t in spec.outputs}
     failures = []
     count = 0
-    for case, inputs in cases(spec):
+    for case, given in cases(spec):
         count += 1
+        inputs = moved(given)
         expected = onnx_file.run_eager(module, spec, inputs)
         got = onnx_file.run_session(session, inputs)
         for tensor in spec.outputs:

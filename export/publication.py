@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -21,7 +22,7 @@ from rfserve.export.precision import Variant, convert, require_offered
 from rfserve.export.progress import Report
 from rfserve.export.quantization import STATIC
 from rfserve.export.repository import version_files
-from rfserve.export.scaling import NEW_WEIGHTS, Scaling, network_units
+from rfserve.export.scaling import NEW_WEIGHTS, Scaling, moved_home, network_units
 from rfserve.export.spec import EnsembleSpec, ModelSpec
 from rfserve.export.spec.model import Served
 from rfserve.export.spec.precision import FP32
@@ -108,7 +109,13 @@ def publish(
         onnx_file.check(file, spec)
         report("comparing ONNX Runtime with eager PyTorch")
         session = onnx_file.open_session(file)
-        measured = parity.measure(built.module, session, spec, units=network_units(spec, built.scaling))
+        measured = parity.measure(
+            built.module,
+            session,
+            spec,
+            units=network_units(spec, built.scaling),
+            moved=partial(moved_home, built.scaling),
+        )
         measured.require(spec.name)
         report(f"{measured.cases} cases agree, worst difference {max(measured.worst.values()):.2g}")
         del session

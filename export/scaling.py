@@ -32,7 +32,9 @@ class Scaling:
     or a fixed (latitude °, longitude °). With an origin, coordinates are metres (north, east) before offset and scale,
     with `metres_per_degree` (latitude, longitude). `features_are_local` says that the features' latitude, longitude
     and altitude columns are offsets of the same kind. `target_*` belongs to the position (north, east), and
-    `target_scale` to the uncertainty as well. The default is the identity.
+    `target_scale` to the uncertainty as well, which is then multiplied by `uncertainty_scale`: what held-out truths
+    say of it. `reach_m` is how far from a fixed origin the mean of the receivers was in training; what is farther
+    off gets a sigma of at least the distance beyond it. The default is the identity.
     """
 
     origin: str | tuple[float, float] | None = None
@@ -44,10 +46,13 @@ class Scaling:
     position_scale: tuple[float, ...] = (1.0,) * 3
     target_offset: tuple[float, float] = (0.0, 0.0)
     target_scale: tuple[float, float] = (1.0, 1.0)
+    uncertainty_scale: tuple[float, float] = (1.0, 1.0)
+    reach_m: float | None = None
 
     def __post_init__(self) -> None:
         lengths = {"metres_per_degree": 2, "feature_offset": 6, "feature_scale": 6}
         lengths |= {"position_offset": 3, "position_scale": 3, "target_offset": 2, "target_scale": 2}
+        lengths |= {"uncertainty_scale": 2}
         for name, length in lengths.items():
             values = getattr(self, name)
             if len(values) != length or not all(math.isfinite(v) for v in values):
@@ -59,6 +64,11 @@ class Scaling:
             raise ScalingError(f"scaling origin: got {origin!r}; expected null, {RECEIVERS!r} or [latitude, longitude]")
         if isinstance(origin, tuple) and not (len(origin) == 2 and abs(origin[0]) <= 90 and abs(origin[1]) <= 180):
             raise ScalingError(f"scaling origin: got {origin}; expected [latitude, longitude] in degrees")
+        reach_m = self.reach_m
+        if reach_m is not None and not (isinstance(origin, tuple) and math.isfinite(reach_m) and reach_m > 0):
+            raise ScalingError(
+                f"scaling reach_m: got {reach_m} m with origin {origin!r}; expected above 0, and a place"
+            )
         if self.features_are_local and origin is None:
             raise ScalingError("scaling features_are_local: got true without an origin; expected an origin")
 
@@ -72,7 +82,11 @@ class Scaling:
         """The physical size of one network unit in each output: degrees or what the target is in, and metres."""
         north, east = self.target_scale
         metres = self.metres_per_degree if self.origin is not None else (1.0, 1.0)
-        return {"positions": (north / metres[0], east / metres[1]), "uncertainties": (north, east)}
+        sure = self.uncertainty_scale
+        return {
+            "positions": (north / metres[0], east / metres[1]),
+            "uncertainties": (north * sure[0], east * sure[1]),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -107,6 +121,8 @@ def _value(name: str, value: Any) -> Any:
         if not isinstance(value, bool):
             raise ScalingError(f"scaling {name}: got {value!r}; expected true or false")
         return value
+    if name == "reach_m" and value is not None:
+        return float(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(float(v) for v in value)
     return value
@@ -128,6 +144,27 @@ NEW_WEIGHTS = {
     "heimdall_net_pro": _RECEIVERS_SCALING,
     "localization_net": Scaling(origin=(0.0, 0.0), target_scale=(UNIT_M, UNIT_M)),
 }
+
+
+def moved_home(scaling: Scaling, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Inputs of a HeimdallNet with receivers of anywhere, moved to where a network with a fixed origin was trained.
+
+    The middle of all receivers comes to lie at the origin, and half of them within one unit of the network's positions.
+    Other networks' inputs stay as they are.
+    """
+    held = dict(inputs)
+    if not isinstance(scaling.origin, tuple) or "receiver_positions" not in held:
+        return held
+    places = held["receiver_positions"][..., :2]
+    known = places[np.isfinite(places).all(-1) & np.asarray(held["mask"], bool)]
+    middle = np.median(known, 0)
+    apart = np.maximum(np.median(np.abs(known - middle), 0), 1e-6)
+    unit = np.asarray(scaling.position_scale[:2]) / np.asarray(scaling.metres_per_degree)
+    for name, columns in (("receiver_positions", slice(0, 2)), ("features", slice(3, 5))):
+        array = held[name].copy()
+        array[..., columns] = (array[..., columns] - middle) / apart * unit + np.asarray(scaling.origin)
+        held[name] = array
+    return held
 
 
 def network_units(spec: ModelSpec, scaling: Scaling) -> Mapping[str, Array]:

@@ -15,6 +15,7 @@ def render(report: Report) -> str:
         f"ellipse    {shape.semi_north_m:.1f} m north, {shape.semi_east_m:.1f} m east at {report.confidence:.0%}",
         f"receivers  {', '.join(report.names)}",
         *(f"left out   {d.name}: {d.reason}" for d in fix.dropped),
+        *([f"doubtful   {fix.doubt}"] if fix.doubt else []),
         f"model      {fix.model} version {fix.model_version}",
         f"took       {timings}",
     ]

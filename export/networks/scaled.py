@@ -9,6 +9,9 @@ from rfserve.export.networks.localization_net import LocalizationNet
 from rfserve.export.networks.selection import where
 from rfserve.export.scaling import RECEIVERS, Scaling
 
+# Beyond this it makes no difference how much farther.
+FARTHEST_M = 1e6
+
 
 def _wrapped(longitude_deg: Tensor) -> Tensor:
     """Degrees into -180..180, so that receivers on both sides of the antimeridian are neighbours."""
@@ -24,6 +27,7 @@ class _Scaled(nn.Module):
     position_scale: Tensor
     target_offset: Tensor
     target_scale: Tensor
+    uncertainty_scale: Tensor
     metres_per_degree: Tensor
     fixed_origin: Tensor
 
@@ -33,7 +37,7 @@ class _Scaled(nn.Module):
         self.scaling = scaling
         for name in ("feature_offset", "feature_scale", "position_offset", "position_scale"):
             self.register_buffer(name, torch.tensor(getattr(scaling, name)), persistent=False)
-        for name in ("target_offset", "target_scale", "metres_per_degree"):
+        for name in ("target_offset", "target_scale", "uncertainty_scale", "metres_per_degree"):
             self.register_buffer(name, torch.tensor(getattr(scaling, name)), persistent=False)
         fixed = scaling.origin if isinstance(scaling.origin, tuple) else (0.0, 0.0)
         self.register_buffer("fixed_origin", torch.tensor(fixed), persistent=False)
@@ -43,6 +47,8 @@ class _Scaled(nn.Module):
         if scaling.target_scale != (1.0, 1.0) or scaling.target_offset != (0.0, 0.0):
             position = position * self.target_scale + self.target_offset
             uncertainty = uncertainty * self.target_scale
+        if scaling.uncertainty_scale != (1.0, 1.0):
+            uncertainty = uncertainty * self.uncertainty_scale
         if origin is not None:
             position = origin + position / self.metres_per_degree
             position = torch.stack([position[:, 0], _wrapped(position[:, 1])], -1)
@@ -57,11 +63,25 @@ class ScaledHeimdall(_Scaled):
     ) -> tuple[Tensor, Tensor]:
         """As `HeimdallBase.forward`, with degrees and metres in and out."""
         origin, features, positions = self._localised(features, receiver_positions, mask)
+        beyond = self._beyond_reach(positions, mask)
         if not self.scaling.is_identity:
             features = (features - self.feature_offset) / self.feature_scale
             positions = (positions - self.position_offset) / self.position_scale
         position, uncertainty = self.network(iq_data, features, positions, receiver_ids, mask)
-        return self._answer(position, uncertainty, origin)
+        position, uncertainty = self._answer(position, uncertainty, origin)
+        if beyond is not None:
+            uncertainty = (uncertainty * uncertainty + beyond * beyond).sqrt()
+        return position, uncertainty
+
+    def _beyond_reach(self, positions: Tensor, mask: Tensor) -> Tensor | None:
+        """(batch, 1): metres from the receivers' mean to where such receivers were learned from; 0 within."""
+        if self.scaling.reach_m is None:
+            return None
+        kept = mask.unsqueeze(-1)
+        count = kept.sum(1).to(positions.dtype).clamp(min=1)
+        mean = where(kept, positions, 0.0).sum(1) / count
+        away = (mean[:, :1] ** 2 + mean[:, 1:2] ** 2).sqrt()
+        return (away - self.scaling.reach_m).clamp(min=0.0, max=FARTHEST_M)
 
     def _localised(self, features: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         """Origin in degrees (batch, 2), and features and positions with coordinates in metres from it."""

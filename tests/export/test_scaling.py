@@ -11,7 +11,7 @@ from torch import nn
 from rfserve.export import onnx_file
 from rfserve.export.errors import ScalingError
 from rfserve.export.publication import Source, build_network
-from rfserve.export.scaling import Scaling
+from rfserve.export.scaling import Scaling, moved_home
 from rfserve.export.spec import GRAPHS, example
 
 SPEC = GRAPHS["heimdall_net"]
@@ -139,3 +139,56 @@ def test_unreadable_scaling_file_is_refused(tmp_path: Path):
 def test_scaling_survives_its_json():
     scaling = Scaling.from_dict(HEIMDALL)
     assert Scaling.from_dict(json.loads(json.dumps(scaling.to_dict()))) == scaling
+
+
+HOME = {"origin": [45.0, 7.75], "target_scale": [1000.0, 1000.0], "position_scale": [500.0, 500.0, 1.0]}
+
+
+def test_uncertainty_has_a_factor_of_its_own(tmp_path: Path):
+    inputs = {name: torch.from_numpy(array) for name, array in example(SPEC, batch=3).items()}
+    plain, wide = (build(tmp_path, HOME | more) for more in ({}, {"uncertainty_scale": [1.5, 2.0]}))
+    (position, sigma), (same, wider) = plain(*inputs.values()), wide(*inputs.values())
+    assert torch.equal(position, same)
+    assert torch.allclose(wider, sigma * torch.tensor([1.5, 2.0]))
+
+
+def test_sigma_grows_with_the_distance_beyond_the_reach(tmp_path: Path):
+    """Receivers 30 km north of the origin, of whom 20 km are beyond; and 5 km, which is within."""
+    inputs = example(SPEC, batch=2)
+    inputs["mask"][:] = True
+    north_deg = np.array([30_000.0, 5_000.0], np.float32) / 111_000
+    inputs["receiver_positions"][..., 0] = 45.0 + north_deg[:, None]
+    inputs["receiver_positions"][..., 1] = 7.75
+    held = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    _, sigma = build(tmp_path, HOME)(*held.values())
+    module = build(tmp_path, HOME | {"reach_m": 10_000.0})
+    _, grown = module(*held.values())
+    assert torch.allclose(grown[0], (sigma[0] ** 2 + 20_000.0**2).sqrt(), rtol=1e-3)
+    assert torch.equal(grown[1], sigma[1])
+    onnx_file.write(module, SPEC, tmp_path / "model.onnx")
+    served = onnx_file.run_session(onnx_file.open_session(tmp_path / "model.onnx"), inputs)
+    assert np.allclose(served["uncertainties"], grown.detach().numpy(), rtol=1e-4)
+    # Padding is nobody's place.
+    inputs["mask"][:, 3:] = False
+    inputs["receiver_positions"][:, 3:] = np.nan
+    padded = onnx_file.run_session(onnx_file.open_session(tmp_path / "model.onnx"), inputs)
+    assert padded["uncertainties"][0] == pytest.approx(20_000.0, rel=0.2)
+
+
+def test_gate_examines_a_network_where_it_was_trained():
+    inputs = example(SPEC, batch=6, seed=4)
+    inputs["receiver_positions"][~inputs["mask"]] = np.nan
+    scaling = Scaling.from_dict(HOME | {"origin": [-33.0, 151.0], "reach_m": 2000.0})
+    moved = moved_home(scaling, inputs)
+    metres = (moved["receiver_positions"][..., :2] - (-33.0, 151.0)) * scaling.metres_per_degree
+    away = np.abs(metres[inputs["mask"]] / 500.0)
+    assert 0.3 < np.median(away) < 2
+    assert away.max() < 10
+    assert inputs["receiver_positions"][0, 0, 0] > 0
+    assert moved_home(Scaling(), inputs)["features"] is inputs["features"]
+
+
+@pytest.mark.parametrize("changed", [{"reach_m": 0.0}, {"reach_m": 5.0, "origin": "receivers"}, {"reach_m": "far"}])
+def test_reach_needs_a_place_and_a_size(changed):
+    with pytest.raises(ScalingError, match=r"reach_m|far"):
+        Scaling.from_dict(HOME | changed)

@@ -1,0 +1,57 @@
+"""`rfserve-export evaluate`: how far a serving Triton's fixes are from the truth, beside what is simpler."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rfserve.export.commands import server_options, split_options
+from rfserve.export.errors import DataError
+from rfserve.export.live import LiveServer
+from rfserve.export.networks.catalog import HEIMDALL_NETS
+from rfserve.export.spec import GRAPHS
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the sub-parsers of `rfserve-export`."""
+    evaluate = commands.add_parser("evaluate", help="accuracy of a served network on measured events with known truth")
+    evaluate.add_argument("model", nargs="?", default=HEIMDALL_NETS[0], choices=HEIMDALL_NETS, metavar="MODEL")
+    split_options.add_to(evaluate)
+    evaluate.add_argument(
+        "--learn-from", type=Path, metavar="PATH", help="other events for the baselines; all of --data is then located"
+    )
+    evaluate.add_argument("--url", default="127.0.0.1:8001", metavar="HOST:PORT", help="gRPC of the running server")
+    evaluate.add_argument("--version", type=int, help="of the model (default: the one that is served)")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    evaluate.add_argument("--plots", type=Path, metavar="FOLDER", help="draw calibration.svg and sensitivity.svg there")
+    evaluate.add_argument("--timeout-s", type=float, default=30.0, help="of each call (default: %(default)s)")
+    server_options.add_to(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    split_options.require_extra()
+    # scikit-learn and SciPy take a second to import, and only this command needs them.
+    from rfserve.export.training import powder  # noqa: PLC0415
+    from rfserve.export.training.evaluation import draw, evaluate  # noqa: PLC0415
+    from rfserve.export.training.split import Split  # noqa: PLC0415
+
+    if options.learn_from is None:
+        split = split_options.split_of(options)
+    else:
+        asked = powder.read(options.data)
+        split = Split(name=options.data.name, learned=tuple(powder.read(options.learn_from)), held_out=tuple(asked))
+    key, encryption = server_options.key_of(options), server_options.encryption_of(options)
+    with LiveServer(options.url, options.timeout_s, key, encryption) as server:
+        found = evaluate(server, GRAPHS[options.model], split, options.version)
+        if options.plots is not None:
+            draw(server, GRAPHS[options.model], split, found, options.plots)
+    print(f"{found.split}: {len(split.held_out)} events, baselines learned from {found.learned}\n")
+    print(found.table())
+    print(f"\nsigma x {found.sigma_factor:.2f} would put 68 % of the truths into the 68 % ellipse")
+    if options.json is not None:
+        try:
+            options.json.write_text(json.dumps(found.to_dict(), indent=2) + "\n")
+        except OSError as error:
+            raise DataError(f"cannot write {options.json}: {error.strerror}") from error
+    return 0

@@ -1,0 +1,41 @@
+"""The options that say which measured events are learned from and which are held out."""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+from rfserve.export.errors import DataError
+from rfserve.export.training import powder
+from rfserve.export.training.split import CELL_M, FOLDS, Split, by_day, by_place
+
+
+def add_to(command: argparse.ArgumentParser) -> None:
+    """Give a command the options that `split_of` reads."""
+    command.add_argument(
+        "--data", type=Path, required=True, metavar="PATH", help="POWDER RSS events: .csv, .json or their folder"
+    )
+    group = command.add_argument_group("what is held out", "never at random: events of one walk are seconds apart")
+    group.add_argument("--fold", type=int, default=0, metavar="N", help=f"of {FOLDS}, by place (default: %(default)s)")
+    group.add_argument(
+        "--cell-m", type=float, default=CELL_M, metavar="N", help="a place's side (default: %(default)s)"
+    )
+    group.add_argument("--since", metavar="YYYY-MM-DD", help="these days instead of places")
+
+
+def require_extra() -> None:
+    """`DataError` unless what learns from events is installed."""
+    missing = [
+        name for name in ("lightning", "matplotlib", "scipy", "sklearn") if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise DataError(f"{', '.join(missing)} not installed; pip install 'rfserve[training]'")
+
+
+def split_of(options: argparse.Namespace) -> Split:
+    """The split that they name; `DataError` when the data cannot be read or split so."""
+    events = powder.read(options.data)
+    if options.since is not None:
+        return by_day(events, since=options.since)
+    if options.cell_m <= 0:
+        raise DataError(f"--cell-m: got {options.cell_m}; expected above 0")
+    return by_place(events, fold=options.fold, cell_m=options.cell_m)

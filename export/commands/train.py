@@ -1,0 +1,63 @@
+"""`rfserve-export train`: a HeimdallNet from measured signal strengths, up to its published version."""
+
+import argparse
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from rfserve.export.commands import registry_option, repository_option, split_options
+from rfserve.export.networks.catalog import HEIMDALL_NETS
+from rfserve.export.registry import Registry
+from rfserve.export.spec import GRAPHS
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the sub-parsers of `rfserve-export`."""
+    train = commands.add_parser("train", help="train a network on measured signal strengths, export and publish it")
+    train.add_argument("model", choices=HEIMDALL_NETS, metavar="MODEL", help=", ".join(HEIMDALL_NETS))
+    train.add_argument("folder", type=Path, metavar="FOLDER", help="of the run: its checkpoint, figures and curves")
+    split_options.add_to(train)
+    train.add_argument("--seed", type=int, default=0, help="the same one gives the same weights (default: %(default)s)")
+    train.add_argument("--epochs", type=int, help="default: the recipe's")
+    train.add_argument("--made", type=float, help="events of the radio map beside each measured one (default: 2)")
+    train.add_argument("--sigma-factor", type=float, help="on every sigma: what other folds needed (default: 1)")
+    train.add_argument("--threads", type=int, default=2, help="of PyTorch (default: %(default)s)")
+    train.add_argument("--resume", action="store_true", help="go on from the last whole epoch of the run in FOLDER")
+    train.add_argument("--publish", action="store_true", help="export, verify and publish into --repository at the end")
+    train.add_argument("--register", action="store_true", help="then register it in MLflow, as candidate")
+    train.set_defaults(run=_train)
+    repository_option.add_to(train)
+    registry_option.add_to(train)
+
+
+def _train(options: argparse.Namespace) -> int:
+    split_options.require_extra()
+    # Lightning takes seconds to import, and only this command needs it.
+    from rfserve.export.training.rss_module import Recipe  # noqa: PLC0415
+    from rfserve.export.training.rss_run import Run, train  # noqa: PLC0415
+
+    begun = time.monotonic()
+
+    def report(step: str) -> None:
+        print(f"{options.model}: {time.monotonic() - begun:6.1f} s  {step}", file=sys.stderr, flush=True)
+
+    given = {f.name: getattr(options, f.name, None) for f in fields(Recipe)}
+    run = Run(
+        spec=GRAPHS[options.model],
+        split=split_options.split_of(options),
+        recipe=replace(Recipe(), **{name: value for name, value in given.items() if value is not None}),
+        folder=options.folder,
+        seed=options.seed,
+        threads=options.threads,
+        resume=options.resume,
+        repository=options.repository if options.publish or options.register else None,
+        registry=Registry.from_options(options) if options.register else None,
+    )
+    trained = train(run, report)
+    print(f"{trained.checkpoint}: weights sha256 {trained.weights_sha256[:16]}, {trained.duration_s:.0f} s")
+    print(", ".join(f"{name} {value:.4g}" for name, value in sorted(trained.figures.items())))
+    if trained.manifest is not None:
+        print(f"{options.repository.location}/{trained.manifest.model}/{trained.manifest.version}")
+    return 0

@@ -1,0 +1,117 @@
+"""A served network and the baselines on the same events, in one table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rfserve.export.errors import DataError
+from rfserve.export.live import LiveServer
+from rfserve.export.spec import ModelSpec
+from rfserve.export.training import calibration, sensitivity
+from rfserve.export.training.accuracy import CONFIDENCES, QUANTILES, Accuracy, measure
+from rfserve.export.training.baselines import BASELINES
+from rfserve.export.training.plane import Plane, around
+from rfserve.export.training.rss_event import RssEvent
+from rfserve.export.training.rss_tensors import tensors
+from rfserve.export.training.split import Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What a server answered for n events: positions (n, 2) in degrees, sigma (n, 2) in metres, and which version."""
+
+    positions_deg: NDArray[np.float64]
+    sigma_m: NDArray[np.float64]
+    version: int
+
+
+def ask(server: LiveServer, spec: ModelSpec, events: Sequence[RssEvent], version: int | None = None) -> Served:
+    """Have a server locate events, a full batch at a time.
+
+    `LiveServerError` when it cannot, `DataError` when an answer is no number or the version changes on the way.
+    """
+    positions, sigmas, versions = [], [], set()
+    for start in range(0, len(events), spec.max_batch_size):
+        found, by = server.infer(spec.name, tensors(spec, events[start : start + spec.max_batch_size]), version)
+        positions.append(found["positions"].astype(np.float64))
+        sigmas.append(found["uncertainties"].astype(np.float64))
+        versions.add(by)
+    if len(versions) != 1:
+        raise DataError(f"{spec.name}: versions {sorted(versions)} answered; name one, so that one is judged")
+    served = Served(positions_deg=np.concatenate(positions), sigma_m=np.concatenate(sigmas), version=versions.pop())
+    if not (np.isfinite(served.positions_deg).all() and (served.sigma_m > 0).all()):
+        raise DataError(f"{spec.name}/{served.version} answered numbers that are no position; was it trained?")
+    return served
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What was asked, and the accuracy of every way to answer it, the network's first.
+
+    `inside` are the shares of truths in the network's ellipses of the confidences `calibration.STEPS`, and
+    `sigma_factor` is what its sigmas would have to be multiplied by.
+    """
+
+    split: str
+    learned: int
+    model: str
+    version: int
+    ways: Mapping[str, Accuracy]
+    inside: tuple[float, ...]
+    sigma_factor: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """As Markdown: errors in metres, shares of truths inside the ellipse in per cent, NLL in nats."""
+        heads = [f"{q} %" for q in QUANTILES] + [f"in {c:.0%}" for c in CONFIDENCES] + ["NLL", "sigma"]
+        lines = [f"| way | {' | '.join(heads)} |", "| --- " * (len(heads) + 1) + "|"]
+        for name, found in self.ways.items():
+            cells = [f"{e:.0f} m" for e in found.error_m]
+            if found.inside is not None and found.nll is not None and found.sigma_m is not None:
+                cells += [f"{100 * i:.0f} %" for i in found.inside]
+                cells += [f"{found.nll:.2f}", f"{found.sigma_m:.0f} m"]
+            lines.append(f"| {' | '.join([name, *cells, *['-'] * (len(heads) - len(cells))])} |")
+        return "\n".join(lines)
+
+
+def evaluate(server: LiveServer, spec: ModelSpec, split: Split, version: int | None = None) -> Evaluation:
+    """The served network and every baseline on what a split holds out; baselines learn from the rest of it."""
+    plane = around(np.array([e.transmitter_deg for e in split.learned]))
+    served = ask(server, spec, split.held_out, version)
+    at = _truths_m(split.held_out, plane)
+    error_m = plane.metres(served.positions_deg) - at
+    ways = {f"{spec.name}/{served.version}": measure(error_m, served.sigma_m)}
+    for name, baseline in BASELINES.items():
+        ways[name] = measure(baseline(split.learned, split.held_out, plane) - at)
+    return Evaluation(
+        split=split.name,
+        learned=len(split.learned),
+        model=spec.name,
+        version=served.version,
+        ways=ways,
+        inside=tuple(calibration.shares(error_m, served.sigma_m).tolist()),
+        sigma_factor=calibration.sigma_factor(error_m, served.sigma_m),
+    )
+
+
+def draw(server: LiveServer, spec: ModelSpec, split: Split, found: Evaluation, folder: Path) -> None:
+    """Draw whether ellipses hold what they say, and what worse events cost: `calibration.svg`, `sensitivity.svg`."""
+    plane = around(np.array([e.transmitter_deg for e in split.learned]))
+
+    def locate(events: Sequence[RssEvent]) -> Accuracy:
+        served = ask(server, spec, events, found.version)
+        return measure(plane.metres(served.positions_deg) - _truths_m(events, plane), served.sigma_m)
+
+    calibration.draw({found.split: np.array(found.inside)}, folder / "calibration.svg")
+    sensitivity.draw(sensitivity.study(split.held_out, locate, plane), folder / "sensitivity.svg")
+
+
+def _truths_m(events: Sequence[RssEvent], plane: Plane) -> NDArray[np.float64]:
+    return plane.metres(np.array([e.transmitter_deg for e in events]))

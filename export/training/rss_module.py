@@ -1,0 +1,162 @@
+"""What trains a HeimdallNet on received signal strengths: the network, its loss, and the events of each epoch."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from rfserve.export.networks.heimdall_net import HeimdallBase
+from rfserve.export.scaling import Scaling
+from rfserve.export.training.accuracy import measure
+from rfserve.export.training.rss_table import Jitter, RssTable
+
+Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network is trained.
+
+    `made` events of the radio map join every measured one, from a pool of `made_pool`; their places are measured ones
+    moved by `made_spread_m`, but for a share `made_anywhere`. `least_sigma`, in network units, is the least that the
+    loss believes. What is published are weights averaged over
+    steps with `average_decay`. `sigma_factor` is what the published sigma is multiplied by: what other folds needed.
+    """
+
+    epochs: int = 30
+    batch: int = 64
+    made: float = 2.0
+    made_pool: int = 20_000
+    made_spread_m: float = 150.0
+    made_anywhere: float = 0.3
+    sigma_factor: float = 1.0
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    warm_up_share: float = 0.1
+    gradient_norm: float = 1.0
+    average_decay: float = 0.99
+    least_sigma: float = 0.02
+    jitter: Jitter = field(default_factory=Jitter)
+
+
+class RssTraining(LightningModule):  # type: ignore[misc]
+    """Gaussian negative log-likelihood of the truth, north and east independent, over measured and made events.
+
+    Everything random follows from `seed` and the epoch's number, so that a run that was killed goes on, from the last
+    whole epoch, to the same weights. `held_out` is only looked at: nothing is chosen by it.
+    """
+
+    def __init__(
+        self,
+        network: HeimdallBase,
+        scaling: Scaling,
+        recipe: Recipe,
+        *,
+        measured: RssTable,
+        made: RssTable | None,
+        held_out: RssTable,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.network = network.train()
+        self.scaling, self.recipe, self.seed = scaling, recipe, seed
+        self.measured, self.made, self.held_out = measured, made, held_out
+        without_iq(network)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The epoch's batches; the trainer asks anew for each epoch."""
+        return DataLoader(_Epoch(self), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """What is held out, in one batch."""
+        whole = (*self._inputs(self.held_out), self.held_out.targets(self.scaling))
+        return DataLoader([whole], batch_size=None)  # type: ignore[arg-type]
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Every measured event once, in a new order, each batch with its share of made events; all of them jittered."""
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+        order = torch.randperm(len(self.measured), generator=generator)
+        for which in torch.split(order, self.recipe.batch):
+            table = self.measured.rows(which)
+            if self.made is not None:
+                extra = torch.randint(len(self.made), (round(self.recipe.made * len(which)),), generator=generator)
+                table = table.joined(self.made.rows(extra))
+            table = table.jittered(self.recipe.jitter, generator)
+            yield (*self._inputs(table), table.targets(self.scaling))
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """How many of them there are."""
+        return math.ceil(len(self.measured) / self.recipe.batch)
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """The loss of one batch."""
+        loss = self._nll(batch).mean()
+        self.log("train_nll", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch[-1]))
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Log how far held-out events are located from the truth."""
+        position, sigma = self.network(*batch[:-1])
+        unit = torch.tensor(self.scaling.target_scale)
+        sigma_m = sigma * unit * torch.tensor(self.scaling.uncertainty_scale)
+        found = measure(((position - batch[-1]) * unit).double().numpy(), sigma_m.double().numpy())
+        figures = {"held_median_m": found.error_m[0], "held_p90_m": found.error_m[2], "held_nll": found.nll}
+        if found.inside is not None:
+            figures["held_inside_68"] = found.inside[1]
+        self.log_dict(figures, prog_bar=True, batch_size=len(batch[-1]))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write into the checkpoint what an export needs to know."""
+        checkpoint["scaling"] = self.scaling.to_dict()
+        checkpoint["encoder_order"] = self.network.receiver_encoder.iq_encoder.order
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with one cycle of the learning rate (Smith 2018) over the whole run."""
+        recipe = self.recipe
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser,
+            recipe.learning_rate,
+            total_steps=recipe.epochs * self.batches_per_epoch,
+            pct_start=recipe.warm_up_share,
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+
+    def _inputs(self, table: RssTable) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        return table.inputs(self.scaling, self.network.max_receivers)
+
+    def _nll(self, batch: Batch) -> Tensor:
+        position, sigma = self.network(*batch[:-1])
+        sigma = sigma.clamp(min=self.recipe.least_sigma)
+        nll: Tensor = (sigma.log() + 0.5 * ((position - batch[-1]) / sigma) ** 2).sum(1)
+        return nll
+
+
+class _Epoch(IterableDataset[Batch]):
+    def __init__(self, training: RssTraining) -> None:
+        self._training = training
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._training.batches(self._training.current_epoch)
+
+
+def without_iq(network: HeimdallBase) -> None:
+    """Make a network that no IQ, and no receiver id, changes: the data have no IQ, and more receivers than ids.
+
+    The IQ encoder is silent, the receivers' embeddings are zero and stay so, and one calibration is shared by all ids.
+    """
+    encoder = network.receiver_encoder
+    encoder.iq_encoder.silence()
+    with torch.no_grad():
+        encoder.receiver_embeddings.weight.zero_()
+    encoder.receiver_embeddings.requires_grad_(requires_grad=False)
+    first = encoder.calibration_layers["0"]
+    for name in encoder.calibration_layers:
+        encoder.calibration_layers[name] = first

@@ -1,0 +1,157 @@
+"""Many events as tensors, and what is done to them each time they are learned from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rfserve.export.scaling import Scaling
+from rfserve.export.training.plane import Plane
+from rfserve.export.training.rss_event import RssEvent
+from rfserve.export.training.rss_tensors import LATITUDE, LONGITUDE, NOISE_DB, SNR
+
+UNHEARD = -torch.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jitter:
+    """How events are changed while they are learned from, so that no fingerprint is learned by heart.
+
+    `rss_db` is each receiver's own error and `level_db` one of them all (another transmitter, another antenna),
+    `truth_m` the error of the truth, all standard deviations. A share of receivers, uniform up to `receiver_dropout`
+    and new for each event, is not heard; `fewest` are kept. It happens to `dropout_share` of the events.
+    """
+
+    rss_db: float = 1.0
+    level_db: float = 2.0
+    truth_m: float = 15.0
+    receiver_dropout: float = 0.6
+    dropout_share: float = 0.5
+    fewest: int = 4
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RssTable:
+    """`rss_db` (events, receivers), -inf where nothing was heard; `receivers_m` (events, receivers, 2) and
+    `truths_m` (events, 2) to the north and east on a plane. FP32.
+    """
+
+    rss_db: Tensor
+    receivers_m: Tensor
+    truths_m: Tensor
+
+    def __len__(self) -> int:
+        return len(self.truths_m)
+
+    @classmethod
+    def of(cls, events: Sequence[RssEvent], plane: Plane) -> "RssTable":
+        """The events in their order."""
+        width = max(len(e.names) for e in events)
+        rss_db = torch.full((len(events), width), UNHEARD)
+        receivers = torch.zeros(len(events), width, 2)
+        for row, event in enumerate(events):
+            rss_db[row, : len(event.names)] = torch.from_numpy(event.rss_db)
+            receivers[row, : len(event.names)] = torch.from_numpy(plane.metres(event.receivers_deg))
+        truths = plane.metres(np.array([e.transmitter_deg for e in events]))
+        return cls(rss_db=rss_db, receivers_m=receivers, truths_m=torch.from_numpy(truths).float())
+
+    def rows(self, which: Tensor) -> "RssTable":
+        """Some events, in the order of `which`."""
+        return RssTable(rss_db=self.rss_db[which], receivers_m=self.receivers_m[which], truths_m=self.truths_m[which])
+
+    def joined(self, other: "RssTable") -> "RssTable":
+        """These events and the other's."""
+        width = max(self.rss_db.shape[1], other.rss_db.shape[1])
+        parts = [table._widened(width) for table in (self, other)]
+        return RssTable(
+            rss_db=torch.cat([p.rss_db for p in parts]),
+            receivers_m=torch.cat([p.receivers_m for p in parts]),
+            truths_m=torch.cat([p.truths_m for p in parts]),
+        )
+
+    def jittered(self, jitter: Jitter, generator: torch.Generator) -> "RssTable":
+        """The events as they might have been measured as well."""
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator)
+
+        count, width = self.rss_db.shape
+        share = jitter.receiver_dropout * torch.rand(count, 1, generator=generator)
+        share = share * (torch.rand(count, 1, generator=generator) < jitter.dropout_share)
+        heard = self.rss_db > UNHEARD
+        kept = heard & (torch.rand(count, width, generator=generator) >= share)
+        enough = kept.sum(1, keepdim=True) >= jitter.fewest
+        changed = self.rss_db + jitter.rss_db * normal(count, width) + jitter.level_db * normal(count, 1)
+        return RssTable(
+            rss_db=torch.where(torch.where(enough, kept, heard), changed, UNHEARD),
+            receivers_m=self.receivers_m,
+            truths_m=self.truths_m + jitter.truth_m * normal(count, 2),
+        )
+
+    def inputs(self, scaling: Scaling, receivers: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """A network's inputs in the units that `scaling` gives it, with the strongest `receivers` of each event.
+
+        IQ (n, receivers, 2, 1) is zero, ids are 0. It is what `ScaledHeimdall` makes of `rss_tensors.tensors`.
+        """
+        rss_db, order = self.rss_db.topk(min(receivers, self.rss_db.shape[1]), 1)
+        mask = rss_db > UNHEARD
+        places = self.receivers_m.gather(1, order.unsqueeze(-1).expand(-1, -1, 2))
+        features = torch.zeros(*mask.shape, len(scaling.feature_offset))
+        features[..., SNR] = torch.where(mask, rss_db - NOISE_DB, 0.0)
+        features[..., LATITUDE : LONGITUDE + 1] = places
+        features = (features - torch.tensor(scaling.feature_offset)) / torch.tensor(scaling.feature_scale)
+        positions = torch.cat([places, torch.zeros(*mask.shape, 1)], -1)
+        positions = (positions - torch.tensor(scaling.position_offset)) / torch.tensor(scaling.position_scale)
+        iq = torch.zeros(*mask.shape, 2, 1)
+        return iq, features * mask.unsqueeze(-1), positions * mask.unsqueeze(-1), torch.zeros_like(order), mask
+
+    def targets(self, scaling: Scaling) -> Tensor:
+        """The truths (n, 2) in the units that `scaling` gives the network's position."""
+        return (self.truths_m - torch.tensor(scaling.target_offset)) / torch.tensor(scaling.target_scale)
+
+    def _widened(self, width: int) -> "RssTable":
+        missing = width - self.rss_db.shape[1]
+        return RssTable(
+            rss_db=torch.nn.functional.pad(self.rss_db, (0, missing), value=UNHEARD),
+            receivers_m=torch.nn.functional.pad(self.receivers_m, (0, 0, 0, missing)),
+            truths_m=self.truths_m,
+        )
+
+
+def learned_scaling(table: RssTable, plane: Plane, receivers: int, sigma_factor: float = 1.0) -> Scaling:
+    """Offsets and scales of what is learned from: means and standard deviations of its strongest receivers.
+
+    The plane's origin becomes the scaling's, and its reach is where receivers were. North and east share one
+    scale, so that directions stay. Columns that nobody measured (noise density, frequency offset, altitude) are scaled
+    away: a served model is given them.
+    """
+    rss_db, order = table.rss_db.topk(min(receivers, table.rss_db.shape[1]), 1)
+    heard = rss_db > UNHEARD
+    snr = rss_db[heard] - NOISE_DB
+    at = table.receivers_m.gather(1, order.unsqueeze(-1).expand(-1, -1, 2))
+    means = (at * heard.unsqueeze(-1)).sum(1) / heard.sum(1, keepdim=True)
+    places = at[heard]
+    spread_m, away_m = float(places.std()), float(table.truths_m.std())
+    north, east = (float(v) for v in table.truths_m.mean(0))
+    return Scaling(
+        origin=plane.origin_deg,
+        metres_per_degree=plane.metres_per_degree,
+        features_are_local=True,
+        feature_offset=(float(snr.mean()), 0.0, 0.0, 0.0, 0.0, 0.0),
+        feature_scale=(float(snr.std()), UNUSED, UNUSED, spread_m / FINER, spread_m / FINER, UNUSED),
+        position_scale=(spread_m, spread_m, UNUSED),
+        target_offset=(north, east),
+        target_scale=(away_m, away_m),
+        uncertainty_scale=(sigma_factor, sigma_factor),
+        reach_m=REACH_MARGIN * float(means.norm(dim=1).max()),
+    )
+
+
+# Receivers a hundred metres apart are to look different to the layer that tells them apart.
+FINER = 5.0
+# Receivers a little farther off than those that were learned from are still among them.
+REACH_MARGIN = 1.2
+# Nothing that a front end measures is more than a hair's breadth on this scale.
+UNUSED = 1e9

@@ -1,0 +1,100 @@
+"""What a fix loses when the event gets worse: fewer receivers, rougher strengths, misplaced receivers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rfserve.export.training.accuracy import Accuracy
+from rfserve.export.training.plane import Plane
+from rfserve.export.training.rss_event import RssEvent
+
+Locate = Callable[[Sequence[RssEvent]], Accuracy]
+Change = Callable[[RssEvent, float, np.random.Generator, Plane], RssEvent]
+
+RECEIVERS = (1, 2, 3, 4, 5, 6, 8, 10)
+STRENGTH_ERRORS_DB = (0, 2, 4, 6, 8, 10, 15)
+LEVELS_DB = (-20, -15, -10, -5, 0, 5, 10)
+POSITION_ERRORS_M = (0, 25, 50, 100, 200, 400)
+
+
+def _some_receivers(event: RssEvent, count: float, rng: np.random.Generator, _: Plane) -> RssEvent:
+    """Any of those that heard it, not the strongest: who listens is chance."""
+    return event.kept(np.sort(rng.permutation(len(event.names))[: int(count)]))
+
+
+def _rough_strengths(event: RssEvent, sigma_db: float, rng: np.random.Generator, _: Plane) -> RssEvent:
+    return _with(event, rss_db=event.rss_db + rng.normal(0, 1, len(event.names)) * sigma_db)
+
+
+def _other_level(event: RssEvent, change_db: float, _: np.random.Generator, __: Plane) -> RssEvent:
+    """All signal-to-noise ratios lower or higher, as with another transmitter's power."""
+    return _with(event, rss_db=event.rss_db + change_db)
+
+
+def _misplaced(event: RssEvent, sigma_m: float, rng: np.random.Generator, plane: Plane) -> RssEvent:
+    moved = plane.metres(event.receivers_deg) + rng.normal(0, 1, event.receivers_deg.shape) * sigma_m
+    return _with(event, receivers_deg=plane.degrees(moved))
+
+
+def _with(event: RssEvent, **changed: NDArray[np.float64]) -> RssEvent:
+    held = {"rss_db": event.rss_db, "receivers_deg": event.receivers_deg} | changed
+    return RssEvent(time=event.time, names=event.names, transmitter_deg=event.transmitter_deg, **held)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One way in which events get worse, and how far."""
+
+    title: str
+    axis: str
+    steps: tuple[float, ...]
+    change: Change
+
+
+STUDIES = (
+    Study(title="receivers", axis="receivers, any of them", steps=RECEIVERS, change=_some_receivers),
+    Study(
+        title="strength errors", axis="error of each strength (dB)", steps=STRENGTH_ERRORS_DB, change=_rough_strengths
+    ),
+    Study(title="level", axis="all signal-to-noise ratios (dB)", steps=LEVELS_DB, change=_other_level),
+    Study(title="positions", axis="error of each receiver's position (m)", steps=POSITION_ERRORS_M, change=_misplaced),
+)
+
+
+def study(
+    events: Sequence[RssEvent], locate: Locate, plane: Plane, *, seed: int = 0
+) -> Mapping[str, Mapping[float, Accuracy]]:
+    """The accuracy of `locate` at every step of every study; the same chance at each step."""
+    found = {}
+    for one in STUDIES:
+        at = {}
+        for step in one.steps:
+            rng = np.random.default_rng(seed)
+            at[step] = locate([one.change(event, step, rng, plane) for event in events])
+        found[one.title] = at
+    return found
+
+
+def draw(found: Mapping[str, Mapping[float, Accuracy]], file: Path) -> None:
+    """Median and 90 % error, and the median sigma, against every step, as SVG."""
+    # Seconds to import.
+    from matplotlib import rc_context  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    with rc_context({"svg.hashsalt": "rfserve", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(13, 3), layout="constrained")
+        for panel, one in zip(figure.subplots(1, len(STUDIES), sharey=True), STUDIES, strict=True):
+            at = found[one.title]
+            panel.plot(list(at), [a.error_m[2] for a in at.values()], "o-", markersize=3, label="90 % error")
+            panel.plot(list(at), [a.sigma_m for a in at.values()], "s--", markersize=3, label="sigma, median")
+            panel.plot(list(at), [a.error_m[0] for a in at.values()], "o-", markersize=3, label="median error")
+            panel.set_xlabel(one.axis, fontsize=8)
+            panel.tick_params(labelsize=8)
+            panel.set_ylim(bottom=0)
+            panel.grid(alpha=0.3)
+        figure.axes[0].set_ylabel("metres", fontsize=8)
+        figure.axes[0].legend(fontsize=7)
+        figure.savefig(file, format="svg", metadata={"Date": None})

@@ -1,0 +1,62 @@
+"""Which events are learned from and which are held out.
+
+Never at random: events of one walk are seconds and metres apart, so a random split asks for what was learned by heart.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rfserve.export.errors import DataError
+from rfserve.export.training.plane import around
+from rfserve.export.training.rss_event import RssEvent
+
+CELL_M = 200.0
+FOLDS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Events to learn from and events that are held out, and what sets them apart."""
+
+    name: str
+    learned: tuple[RssEvent, ...]
+    held_out: tuple[RssEvent, ...]
+
+    def __post_init__(self) -> None:
+        if not (self.learned and self.held_out):
+            raise DataError(
+                f"split {self.name}: got {len(self.learned)} events to learn from and {len(self.held_out)} held out; "
+                "expected some of both: give more data, or another split"
+            )
+
+
+def by_place(
+    events: Sequence[RssEvent], *, fold: int = 0, folds: int = FOLDS, cell_m: float = CELL_M, seed: int = 0
+) -> Split:
+    """Hold out one fold of the cells of a square grid in which the transmitters stood; every cell is in one fold.
+
+    `DataError` when the fold is not one of `folds`, or there are fewer cells than folds.
+    """
+    if not 0 <= fold < folds:
+        raise DataError(f"fold: got {fold}; expected 0 to {folds - 1}")
+    places = np.array([e.transmitter_deg for e in events])
+    cells = [tuple(c) for c in np.floor(around(places).metres(places) / cell_m).astype(int)]
+    distinct = sorted(set(cells))
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    held = {distinct[i] for i in order[fold::folds]}
+    return Split(
+        name=f"places, {cell_m:g} m cells, fold {fold + 1} of {folds}",
+        learned=tuple(e for e, c in zip(events, cells, strict=True) if c not in held),
+        held_out=tuple(e for e, c in zip(events, cells, strict=True) if c in held),
+    )
+
+
+def by_day(events: Sequence[RssEvent], *, since: str) -> Split:
+    """Hold out the days from `since` (YYYY-MM-DD) on."""
+    return Split(
+        name=f"days since {since}",
+        learned=tuple(e for e in events if e.day < since),
+        held_out=tuple(e for e in events if e.day >= since),
+    )

@@ -1,0 +1,220 @@
+"""A network trained on made-up walks: its weights repeat, a killed run goes on to them, and it is published."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rss_walks import PLANE, walk, write_table
+from served import BriefServer
+
+from rfserve.export import onnx_file
+from rfserve.export.cli import main
+from rfserve.export.errors import DataError
+from rfserve.export.manifest import GRAPH_FILE
+from rfserve.export.networks.catalog import build
+from rfserve.export.networks.scaled import in_physical_units
+from rfserve.export.repository import Repository
+from rfserve.export.spec import GRAPHS
+from rfserve.export.training.accuracy import measure
+from rfserve.export.training.baselines import BASELINES
+from rfserve.export.training.plane import around
+from rfserve.export.training.radio_map import RadioMap
+from rfserve.export.training.rss_module import Recipe, RssTraining
+from rfserve.export.training.rss_run import Run, Trained, train
+from rfserve.export.training.rss_table import UNHEARD, Jitter, RssTable, learned_scaling
+from rfserve.export.training.rss_tensors import tensors
+from rfserve.export.training.split import by_place
+from rfserve.server.process import ServerOptions
+
+SPEC = GRAPHS["heimdall_net"]
+EVENTS = walk(200, shadowing_db=2.0)
+SMALL = by_place(walk(80, receivers=5, shadowing_db=2.0))
+QUICK = Recipe(epochs=3, batch=32, made=0)
+MADE = replace(QUICK, made=0.5, made_pool=100)
+
+
+def run(folder: Path, **changed: object) -> Trained:
+    asked = Run(spec=SPEC, split=by_place(EVENTS), recipe=QUICK, folder=folder, threads=1)
+    return train(replace(asked, **changed), lambda _: None)
+
+
+def network_inputs(events):
+    """What training feeds the network, and the scaling."""
+    table = RssTable.of(events, PLANE)
+    scaling = learned_scaling(table, PLANE, 10, sigma_factor=1.3)
+    return table.inputs(scaling, 10), scaling
+
+
+def test_seed_repeats_bit_for_bit_and_another_one_does_not(tmp_path):
+    first, again = (run(tmp_path / name, recipe=MADE, split=SMALL) for name in "ab")
+    assert first.weights_sha256 == again.weights_sha256
+    assert first.figures == again.figures
+    assert run(tmp_path / "c", recipe=MADE, split=SMALL, seed=1).weights_sha256 != first.weights_sha256
+
+
+@pytest.mark.parametrize("model", ["heimdall_net", "heimdall_net_pro"])
+def test_training_feeds_what_the_served_network_is_fed(model):
+    """The served one takes degrees and dB, training takes metres: both see the same event."""
+    events = EVENTS[:9]
+    inputs, scaling = network_inputs(events)
+    network = build(GRAPHS[model])
+    position, sigma = network(*inputs[:1], *inputs[1:])
+    served = in_physical_units(model, network, scaling)
+    held = [torch.from_numpy(a) for a in tensors(GRAPHS[model], events).values()]
+    # IQ of zeros depends on its length at the edges; the network that is trained ignores it.
+    held[0] = inputs[0]
+    found, metres = served(*held)
+    unit = torch.tensor(scaling.target_scale)
+    expected = PLANE.degrees((position * unit + torch.tensor(scaling.target_offset)).detach().double().numpy())
+    assert np.allclose(found.detach().numpy(), expected, atol=2e-5)
+    assert np.allclose(metres.detach().numpy(), (sigma * unit * 1.3).detach().numpy(), rtol=1e-3)
+
+
+def test_scaling_comes_from_what_is_learned():
+    inputs, scaling = network_inputs(EVENTS)
+    snr = inputs[1][..., 0][inputs[4]]
+    assert abs(float(snr.mean())) < 1e-4
+    assert abs(float(snr.std()) - 1) < 1e-3
+    targets = RssTable.of(EVENTS, PLANE).targets(scaling)
+    assert float(targets.mean(0).abs().max()) < 1e-4
+
+
+def test_jitter_keeps_what_it_must_and_changes_the_rest():
+    table = RssTable.of(EVENTS, PLANE)
+    jitter = Jitter(receiver_dropout=0.9, dropout_share=1.0)
+    found = table.jittered(jitter, torch.Generator().manual_seed(0))
+    heard = (found.rss_db > UNHEARD).sum(1)
+    assert int(heard.min()) >= jitter.fewest
+    assert 0.4 < float(heard.float().mean()) / table.rss_db.shape[1] < 0.8
+    kept = found.rss_db > UNHEARD
+    moved = (found.rss_db - table.rss_db)[kept]
+    assert float(moved.std()) == pytest.approx((jitter.rss_db**2 + jitter.level_db**2) ** 0.5, rel=0.1)
+    assert float((found.truths_m - table.truths_m).std()) == pytest.approx(jitter.truth_m, rel=0.15)
+    assert not kept[~(table.rss_db > UNHEARD)].any()
+
+
+def test_radio_map_finds_the_path_loss_and_predicts_unseen_places():
+    learned = walk(250, receivers=4, shadowing_db=1.0)
+    asked = walk(50, seed=9, receivers=4)
+    found = RadioMap(learned, PLANE, seed=0)
+    assert found.common.slope_db == pytest.approx(-20, abs=0.5)
+    truths = PLANE.metres(np.array([e.transmitter_deg for e in asked]))
+    for i, name in enumerate(asked[0].names):
+        mean, deviation = found.receivers[name].predict(truths)
+        assert np.sqrt(np.mean((mean - [e.rss_db[i] for e in asked]) ** 2)) < 1.5
+        assert (deviation >= 2.0).all()
+    drawn = found.draw(400, seed=1, spread_m=50, anywhere=0.2, weakest_db=-85)
+    again = found.draw(400, seed=1, spread_m=50, anywhere=0.2, weakest_db=-85)
+    assert [e.rss_db.tolist() for e in drawn] == [e.rss_db.tolist() for e in again]
+    assert min(e.rss_db.min() for e in drawn) > -85
+    places = PLANE.metres(np.array([e.transmitter_deg for e in drawn]))
+    assert 300 < np.abs(places).max() < 1000
+
+
+def test_trained_network_is_published_and_ignores_iq_and_ids(tmp_path):
+    repository = Repository(tmp_path / "models")
+    trained = run(tmp_path / "run", repository=repository, recipe=replace(QUICK, sigma_factor=1.5))
+    assert trained.manifest is not None
+    assert trained.manifest.weights == "checkpoint"
+    assert trained.manifest.scaling["uncertainty_scale"] == (1.5, 1.5)
+    session = onnx_file.open_session(tmp_path / "models" / "heimdall_net" / "1" / GRAPH_FILE)
+    held = tensors(SPEC, EVENTS[:5])
+    plain = onnx_file.run_session(session, held)
+    rng = np.random.default_rng(0)
+    other = held | {
+        "iq_data": rng.normal(0, 0.3, held["iq_data"].shape).astype(np.float32),
+        "receiver_ids": rng.integers(0, 10, held["receiver_ids"].shape),
+    }
+    changed = onnx_file.run_session(session, other)
+    for name, array in plain.items():
+        assert np.allclose(array, changed[name], rtol=1e-5)
+    error_m = PLANE.metres(plain["positions"].astype(float)) - PLANE.metres(
+        np.array([e.transmitter_deg for e in EVENTS[:5]])
+    )
+    assert np.hypot(*error_m.T).max() < 2000
+    assert (tmp_path / "run" / "curves.svg").read_text().startswith("<?xml")
+    assert len((tmp_path / "run" / "curves.csv").read_text().splitlines()) == 1 + QUICK.epochs
+
+
+def test_killed_run_goes_on_to_the_same_weights(tmp_path):
+    """A real process, killed after some epoch."""
+    data = write_table(tmp_path / "data", EVENTS)
+    command = [sys.executable, "-m", "rfserve.export.cli", "train", "heimdall_net"]
+    options = ["--data", str(data), "--epochs", "6", "--threads", "1", "--made", "0"]
+    whole = subprocess.run([*command, str(tmp_path / "whole"), *options], capture_output=True, text=True, check=False)
+    assert whole.returncode == 0, whole.stderr
+    killed = tmp_path / "killed"
+    with subprocess.Popen(
+        [*command, str(killed), *options], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (killed / "last.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (killed / "result.json").exists()
+    assert main(["train", "heimdall_net", str(killed), *options, "--resume"]) == 0
+    results = [json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "whole", killed)]
+    assert results[0]["weights_sha256"] == results[1]["weights_sha256"]
+    curves = [(folder / "curves.csv").read_text() for folder in (tmp_path / "whole", killed)]
+    assert curves[0] == curves[1]
+
+
+def test_folder_of_another_run_is_not_taken(tmp_path):
+    run(tmp_path / "a")
+    with pytest.raises(DataError, match="holds a run; go on with --resume"):
+        run(tmp_path / "a")
+    with pytest.raises(DataError, match="begun with other seed"):
+        run(tmp_path / "a", seed=5, resume=True)
+    with pytest.raises(DataError, match="holds no run"):
+        run(tmp_path / "new", resume=True)
+
+
+def test_every_measured_event_is_learned_once_an_epoch():
+    table = RssTable.of(EVENTS, PLANE)
+    still = Recipe(batch=32, made=0, jitter=Jitter(rss_db=0, level_db=0, truth_m=0, receiver_dropout=0))
+    scaling = learned_scaling(table, PLANE, 10)
+    training = RssTraining(build(SPEC), scaling, still, measured=table, made=None, held_out=table, seed=0)
+    epochs = [torch.cat([batch[-1] for batch in training.batches(epoch)]) for epoch in (0, 1, 0)]
+    assert torch.equal(epochs[0], epochs[2])
+    assert not torch.equal(epochs[0], epochs[1])
+    assert torch.equal(epochs[0].sort(0).values, table.targets(scaling).sort(0).values)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Path:
+    """A repository with a network that was trained for a moment."""
+    folder: Path = tmp_path_factory.mktemp("trained")
+    run(folder / "run", repository=Repository(folder / "models"), recipe=replace(QUICK, epochs=20))
+    return folder / "models"
+
+
+@pytest.mark.server
+def test_evaluate_asks_a_serving_triton(published, tmp_path, capsys):
+    data, figures = write_table(tmp_path / "data", EVENTS), tmp_path / "figures.json"
+    options = ServerOptions(repository=published, grpc_port=0, http_port=0, metrics_port=0)
+    with BriefServer(options) as server:
+        url = f"127.0.0.1:{server.grpc_port}"
+        assert main(["evaluate", "--data", str(data), "--url", url, "--json", str(figures)]) == 0
+    printed = capsys.readouterr().out
+    assert "places, 200 m cells, fold 1 of 5" in printed
+    found = json.loads(figures.read_text())
+    network = found["ways"].pop("heimdall_net/1")
+    assert list(found["ways"]) == list(BASELINES)
+    assert f"{network['error_m'][0]:.0f} m" in printed
+    # What the server answers is what ONNX Runtime computes of the same events.
+    split = by_place(EVENTS)
+    session = onnx_file.open_session(published / "heimdall_net" / "1" / GRAPH_FILE)
+    answers = onnx_file.run_session(session, tensors(SPEC, split.held_out))
+    truths = np.array([e.transmitter_deg for e in split.held_out])
+    plane = around(np.array([e.transmitter_deg for e in split.learned]))
+    error_m = plane.metres(answers["positions"].astype(float)) - plane.metres(truths)
+    assert network == pytest.approx(asdict(measure(error_m, answers["uncertainties"].astype(float))), rel=1e-3)
