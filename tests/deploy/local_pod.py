@@ -200,14 +200,21 @@ class Running:
         text = Path(f"/proc/{self.pid}/status").read_text()
         return dict(re.findall(r"^(\w+):\s*(.*)$", text, re.MULTILINE))
 
-    def stubs(self) -> list[int]:
-        """Processes of Triton's Python backend in it."""
+    def stubs(self) -> dict[str, tuple[int, int]]:
+        """Processes of Triton's Python backend in it, by instance: the pid here, and that in the pod.
+
+        The newest of each: those of an unloaded model are still leaving when the next is ready.
+        """
         own = Path(f"/proc/{self.pid}/ns/pid").readlink()
-        found = []
+        found: dict[str, tuple[int, int]] = {}
         for entry in Path("/proc").iterdir():
             with suppress(OSError):
                 if entry.name.isdigit() and (entry / "ns/pid").readlink() == own:
-                    found += [int(entry.name)] * (STUB in (entry / "cmdline").read_bytes())
+                    words = (entry / "cmdline").read_bytes().split(b"\0")
+                    if STUB in words[0]:
+                        inner = int((entry / "status").read_text().split("NSpid:")[1].splitlines()[0].split()[-1])
+                        instance = words[8].decode()
+                        found[instance] = max(found.get(instance, (0, 0)), (int(entry.name), inner), key=lambda p: p[1])
         return found
 
 

@@ -133,14 +133,6 @@ def test_model_that_is_away_makes_the_pod_unready_and_not_dead(running):
     running.wait_for("readinessProbe", True, 20)
 
 
-def test_dead_instance_fails_liveness_alone(running):
-    """The last but one: nothing mends it here, and a kubelet would restart the container."""
-    os.kill(running.stubs()[0], signal.SIGKILL)
-    said = running.wait_for("livenessProbe", False, 45)
-    assert "is not healthy" in said
-    assert running.probe("readinessProbe") == (True, "")
-
-
 def test_server_ends_by_itself_on_sigterm(manifests, claim, tmp_path):
     tmp_path.chmod(0o755)
     made = pod_at(tmp_path, manifests, claim)
@@ -166,3 +158,24 @@ def test_variable_for_probe_is_seen_by_the_kubelet_too(running):
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "the key in ADMIN_KEY is not the server's" in done.stdout
+
+
+@pytest.mark.parametrize("instance", ["heimdall_net_0_0", "mel_features_0_1"])
+def test_stopped_instance_fails_liveness_alone(running, instance):
+    pid, inner = running.stubs()[instance]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert running.probe("livenessProbe") == (False, f"triton_python_backend_stub {inner} is stopped\n")
+        assert running.probe("readinessProbe") == (True, "")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    running.wait_for("livenessProbe", True, 20)
+
+
+def test_dead_instance_fails_liveness_alone(running):
+    """The last: nothing mends it here, and a kubelet would restart the container."""
+    pid, inner = running.stubs()["mel_features_0_0"]
+    os.kill(pid, signal.SIGKILL)
+    said = running.wait_for("livenessProbe", False, 20)
+    assert f"triton_python_backend_stub {inner} has died" in said
+    assert running.probe("readinessProbe") == (True, "")

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from made_runs import MACHINE, measurement
+from made_runs import run
 
 from rfserve.loadtest import capacity_page, capacity_text
 from rfserve.loadtest.capacity import Capacity
@@ -16,7 +16,7 @@ from rfserve.loadtest.capacity_question import question
 from rfserve.loadtest.capacity_search import BROKEN, HOLDS, INVALID, UNDECIDED, Search
 from rfserve.loadtest.cli import main
 from rfserve.loadtest.errors import LoadTestError
-from rfserve.loadtest.measurement import GeneratorUse, Run
+from rfserve.loadtest.measurement import GeneratorUse
 
 MODEL = "heimdall_net"
 SEARCH = Search(start_hz=10, lowest_hz=2.5, highest_hz=640)
@@ -77,23 +77,15 @@ def test_search_between_impossible_ends_is_refused(wrong):
 
 def run_at(rate_hz, asked=ASKED, **given):
     """A run as the engine would bring it back: log-normal latencies of the median that is given."""
-    rng = np.random.default_rng(int(rate_hz * 10))
-    answered = round(rate_hz * asked.duration_s(rate_hz)) - given.get("failed", 0)
-    plan = asked.plan(rate_hz).to_dict()
-    measurements = tuple(
-        measurement(
-            rng, answered=answered, rate_hz=rate_hz, repetition=i, phase=f"{rate_hz:g}/s", **({"median_ms": 10} | given)
-        )
-        for i in range(asked.repetitions)
-    )
-    return Run(
+    return run(
+        int(rate_hz * 10),
+        repetitions=asked.repetitions,
         name="capacity",
-        device="cpu-2core",
-        started="2026-01-02T03:04:05+00:00",
-        url="127.0.0.1:8001",
-        machine=MACHINE,
-        measurements=measurements,
-        plan=plan,
+        plan=asked.plan(rate_hz).to_dict(),
+        answered=round(rate_hz * asked.duration_s(rate_hz)) - given.get("failed", 0),
+        rate_hz=rate_hz,
+        phase=f"{rate_hz:g}/s",
+        **given,
     )
 
 

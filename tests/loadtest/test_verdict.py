@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from measurements import RATE_HZ, measured, run_of
+from made_runs import RATE_HZ, measurement_of, run_of
 from scipy import stats
 
 from rfserve.loadtest import interval, table, verdict
@@ -17,7 +17,7 @@ from rfserve.loadtest.verdict import FAIL, INVALID, PASS, UNDECIDED, judge
 def repetitions(scales=(1.0, 1.02, 0.98, 1.01, 0.99), count=300, **options):
     rng = np.random.default_rng(0)
     base = np.clip(rng.normal(10, 1, count), 5, 20)
-    return [measured(base * scale, repetition=i, **options) for i, scale in enumerate(scales)]
+    return [measurement_of(base * scale, repetition=i, **options) for i, scale in enumerate(scales)]
 
 
 def judged(measurements, **options):
@@ -84,7 +84,7 @@ def test_failures_are_judged_apart_from_latencies():
 
 def test_failures_in_one_burst_are_less_certain_than_spread_ones():
     burst = repetitions()
-    burst[2] = measured(burst[2].latency_s * 1e3, repetition=2, failures={"deadline": 60})
+    burst[2] = measurement_of(burst[2].latency_s * 1e3, repetition=2, failures={"deadline": 60})
     assert judged(burst, figures=("error_rate",)).outcome == UNDECIDED
     assert judged(repetitions(failures={"deadline": 12}), figures=("error_rate",)).outcome == FAIL
 
@@ -96,7 +96,7 @@ def test_too_few_samples_for_a_percentile_are_invalid():
     assert row(found, "p50_ms").outcome == PASS
     assert any("p99_ms needs 1000 answers in all and 100 in each repetition; there are 750" in r for r in found.reasons)
     # A server that answers nothing has failed, however few its answers are.
-    away = [measured([], repetition=i, failures={"unavailable": 50}) for i in range(3)]
+    away = [measurement_of([], repetition=i, failures={"unavailable": 50}) for i in range(3)]
     assert judged(away).outcome == FAIL
 
 
@@ -118,7 +118,7 @@ def test_generator_that_was_the_bottleneck_makes_a_run_invalid_whatever_it_measu
 
 
 def test_nothing_sent_proves_nothing():
-    assert problems([measured([], unsent=5)])[0] == "nothing was sent"
+    assert problems([measurement_of([], unsent=5)])[0] == "nothing was sent"
     assert verdict.exit_code([]) == 3
 
 

@@ -3,9 +3,14 @@
 Ready: every model's own endpoint says so. The server's endpoint is no measure: it is false while any model loads, and
 stays false after one failed load.
 
-Live: every network answers an inference, one for each of its instances at once. Triton says live, and ready, for an
-instance that is dead. A refusal is an answer: a server with a full queue is busy, and to restart it would make the
-others busier. So is a model that is not there: readiness is for that, and a restart would not bring it back sooner.
+Live: no process that Triton's Python backend runs an instance in has died or stands still, and every network answers an
+inference, one for each of its instances at once. Triton says live, and ready, for an instance that is dead. A refusal
+is an answer: a server with a full queue is busy, and to restart it would make the others busier. So is a model that is
+not there: readiness is for that, and a restart would not bring it back sooner.
+
+The processes come first, because inferences do not meet an instance that is taken. A dead one holds each request for
+1.1 s before that fails, and takes the next; a stopped one holds one for ever. Of a busy model, 7 probes of 48 met the
+dead instance with inferences alone, never two in a row; a kubelet acts after six. Every probe sees the process.
 
 The models and the requests are those that the init container wrote, `index.json` in the folder of PROBE_REQUESTS.
 """
@@ -13,6 +18,7 @@ The models and the requests are those that the init container wrote, `index.json
 import json
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +29,13 @@ URL = os.environ.get("PROBE_URL", "http://127.0.0.1:8000")
 READY_TIMEOUT_S = 2.0
 # Over loopback the answer follows the deadline that the server was given at once.
 MARGIN_S = 0.5
+PROC = Path("/proc")
+STUB = "triton_python_backend_stub"
+# The kernel keeps no more of a name.
+NAME_LETTERS = 15
+LOST = {"Z": "has died", "T": "is stopped"}
+# One that leaves with its model is a zombie until Triton has waited for it.
+LEAVING_S = 0.3
 NO_ANSWER, OK, FORBIDDEN, SERVER_ERROR, BUSY = 0, 200, 403, 500, 503
 
 
@@ -43,11 +56,35 @@ def not_ready(index):
 
 
 def not_live(index):
-    """The networks of which an instance does not answer, and why."""
+    """The processes that run no instance any more; without such, the networks of which one does not answer, and why."""
+    lost = lost_stubs()
+    if lost:
+        time.sleep(LEAVING_S)
+        lost &= lost_stubs()
+    if lost:
+        return sorted(lost)
     asked = [canary for canary in index["canaries"] for _ in range(canary["instances"])]
     with ThreadPoolExecutor(max(1, len(asked))) as pool:
         found = list(pool.map(fault, asked))
     return sorted({f"{canary['model']}: {words}" for canary, words in zip(asked, found, strict=True) if words})
+
+
+def lost_stubs():
+    """The processes of the Python backend that died or stand still; none where the backend is another.
+
+    Triton never waits for one that died: to load its model anew mends the model, and leaves the remains to a restart.
+    """
+    found = set()
+    for file in PROC.glob("[0-9]*/stat"):
+        try:
+            pid, _, rest = file.read_text().partition(" (")
+        except OSError:
+            # It has ended.
+            continue
+        name, _, fields = rest.rpartition(") ")
+        if name == STUB[:NAME_LETTERS] and fields[:1] in LOST:
+            found.add(f"{STUB} {pid} {LOST[fields[0]]}")
+    return found
 
 
 def fault(canary):
