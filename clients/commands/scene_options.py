@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rfserve.clients.errors import ClientError
@@ -19,7 +18,7 @@ SCENE, PATH, FRONT_END = Scene(), PathLoss(), FrontEnd()
 NUMBERS = (
     ("--eirp-dbm", "eirp_dbm", SCENE, "power of the emitter"),
     ("--emitter-offset-hz", "emitter_offset_hz", SCENE, "the carrier, above the centre frequency"),
-    ("--radius-m", "radius_m", SCENE, "what is not given is drawn within it"),
+    ("--radius-m", "radius_m", SCENE, "what is not given is drawn within"),
     ("--center-frequency-hz", "center_frequency_hz", SCENE, ""),
     ("--rate-hz", "sample_rate_hz", SCENE, ""),
     ("--samples", "samples", SCENE, ""),
@@ -39,7 +38,7 @@ def add_to(command: argparse.ArgumentParser) -> None:
     """Add the options to a command that makes events."""
     group = command.add_argument_group(
         "scene",
-        "any of these makes a scene of the simulator; what is left out is as stated (a negative place: =-33.9,18.4)",
+        "any of these makes a scene of the simulator (a place in the south: --center=-33.9,18.4)",
     )
     group.add_argument("--emitter", choices=tuple(EMITTERS), help=f"default: {SCENE.emitter.kind}")
     group.add_argument(
@@ -50,7 +49,7 @@ def add_to(command: argparse.ArgumentParser) -> None:
         "--center",
         type=_place,
         metavar="LAT,LON[,ALT]",
-        help="default: the middle of the receivers file, or 45.07,7.69",
+        help="default: the receivers' middle, or 45.07,7.69",
     )
     for option, name, owner, text in NUMBERS:
         default = getattr(owner, name)

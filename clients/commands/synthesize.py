@@ -22,7 +22,7 @@ def add_to(commands: Any) -> None:
         "--receivers-file",
         type=Path,
         metavar="FILE",
-        help="GeoJSON or CSV: a scene with these receivers where they are",
+        help="GeoJSON or CSV: a scene with these receivers",
     )
     synthesize.add_argument("--seed", type=int, help=f"default: {SEED}")
     scene_options.add_to(synthesize)

@@ -69,10 +69,11 @@ class Cw:
 
 @dataclass(frozen=True, kw_only=True)
 class Nbfm:
-    """Narrow-band FM: noise from 300 Hz to `audio_hz`, limited as speech is, deviates the carrier by `deviation_hz`.
+    """Narrow-band FM: `deviation_hz` at the peaks of noise from 300 Hz to `audio_hz`.
 
-    The bandwidth is Carson's rule, 2 (deviation + highest audio), 11 kHz by default: Carson, "Notes on the Theory of
-    Modulation", Proc. IRE 10 (1922); Rappaport, section 6.3.2, has 98 % of the power in it.
+    The noise is flat, as speech is after pre-emphasis, and limited and filtered as a transmitter does. The bandwidth is
+    Carson's rule, 2 (deviation + highest audio), 11 kHz by default: Carson, "Notes on the Theory of Modulation", Proc.
+    IRE 10 (1922). A tone of the highest frequency has 98 % of its power in it; speech needs about half of it.
     """
 
     kind: ClassVar[str] = "nbfm"
@@ -94,19 +95,19 @@ class Nbfm:
         return 1 / self.audio_hz
 
     def spectrum(self, samples: int, sample_rate_hz: float, rng: np.random.Generator) -> Spectrum:
-        """The DFT, (samples,), of exp(jφ), with φ the integral of 2π times the deviation."""
+        """The DFT, (samples,), of a carrier that speech deviates."""
         count = OVERSAMPLING * samples
-        frequency = np.fft.rfftfreq(count, samples / sample_rate_hz / count)
+        period_s = samples / sample_rate_hz
+        frequency = np.fft.rfftfreq(count, period_s / count)
         heard = (frequency >= LOWEST_AUDIO_HZ) & (frequency <= self.audio_hz)
         drawn = np.zeros(frequency.size, np.complex128)
         drawn[heard] = rng.standard_normal((int(heard.sum()), 2)).view(np.complex128)[:, 0]
         speech = np.fft.irfft(drawn, count)
         most = LIMITER * math.sqrt(float(np.mean(speech**2)))
         # Cutting makes harmonics, which a transmitter filters off again.
-        limited = np.where(heard, np.fft.rfft(np.clip(speech, -most, most)), 0)
-        peak = float(np.abs(np.fft.irfft(limited, count)).max())
-        angle = limited * (self.deviation_hz / peak) / (1j * np.where(heard, frequency, 1.0))
-        return _unit_power(_resampled(np.fft.fft(np.exp(1j * np.fft.irfft(angle, count))), samples))
+        limited = np.fft.irfft(np.where(heard, np.fft.rfft(np.clip(speech, -most, most)), 0), count)
+        deviation_hz = limited * (self.deviation_hz / np.abs(limited).max())
+        return _unit_power(_resampled(np.fft.fft(frequency_modulated(deviation_hz, period_s)), samples))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +172,13 @@ class Qpsk:
 
 
 EMITTERS: Mapping[str, type[Nbfm] | type[Cw] | type[Ofdm] | type[Qpsk]] = {e.kind: e for e in (Nbfm, Cw, Ofdm, Qpsk)}
+
+
+def frequency_modulated(deviation_hz: NDArray[np.float64], period_s: float) -> NDArray[np.complex128]:
+    """exp(jφ), (samples,), with φ the integral of 2π times the deviation without its mean, over one period."""
+    rates_hz = np.fft.rfftfreq(deviation_hz.size, period_s / deviation_hz.size)
+    turns = np.fft.rfft(deviation_hz) / np.concatenate([[np.inf], 1j * rates_hz[1:]])
+    return np.exp(1j * np.fft.irfft(turns, deviation_hz.size))
 
 
 def _resampled(spectrum: Spectrum, samples: int) -> Spectrum:

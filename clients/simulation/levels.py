@@ -21,8 +21,8 @@ class Levels:
 
     `path_loss_db` is the mean loss over `distance_m`, `shadowing_db` what its path has on top, `rss_dbm` the mean power
     that is left. `noise_dbm` is thermal and rounding noise over the sampled band, `snr_db` the one over the other.
-    `offset_hz` is the carrier from the centre of the recording, `oscillator_ppm` the error that moves it (above 0: tuned
-    too high). `delay_s` is the path's, `clock_error_s` how far a receiver's clock is ahead of UTC.
+    `offset_hz` is the carrier from the centre of the recording, `oscillator_ppm` the error that moves it (above 0:
+    tuned too high). `delay_s` is the path's, `clock_error_s` how far a receiver's clock is ahead of UTC.
     """
 
     emitter_at: Position

@@ -1,6 +1,6 @@
 """A scene: what is sent from where, and who hears it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,15 +27,15 @@ class Scene:
     `emitter_offset_hz` is the carrier above `center_frequency_hz`. Raises `ClientError` for what cannot be made.
     """
 
-    emitter: Emitter = Nbfm()
+    emitter: Emitter = field(default_factory=Nbfm)
     eirp_dbm: float = 30.0
     emitter_offset_hz: float = 0.0
     emitter_at: Position | None = None
     receivers: int | tuple[Station, ...] = 4
     center: Position | None = None
     radius_m: float = 3_000.0
-    path: PathLoss = PathLoss()
-    front_end: FrontEnd = FrontEnd()
+    path: PathLoss = field(default_factory=PathLoss)
+    front_end: FrontEnd = field(default_factory=FrontEnd)
     center_frequency_hz: float = 462.7e6
     sample_rate_hz: float = 250e3
     samples: int = RAW_SAMPLES.served
