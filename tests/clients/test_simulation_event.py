@@ -120,7 +120,7 @@ def test_command_sets_everything(tmp_path):
     path = tmp_path / "receivers.csv"
     path.write_text(FILE)
     options = (
-        f"--receivers-file {path} --emitter ofdm --bandwidth-hz 50e3 --eirp-dbm 40 --emitter-at=45.08,7.65,300 "
+        f"--receivers-file {path} --emitter ofdm --bandwidth-hz 500e3 --eirp-dbm 40 --emitter-at=45.08,7.65,300 "
         "--center 45.0,7.6 --radius-m 500 --path-loss-exponent 3.5 --shadowing-db 4 --reference-m 50 "
         "--noise-figure-db 5 --antenna-gain-dbi 2 --oscillator-ppm 0.25 --clock-error-s 1e-6 --bits 12 "
         "--full-scale-dbm 10 --rate-hz 1e6 --samples 4096 --center-frequency-hz 868e6 --emitter-offset-hz 1e3"
@@ -129,7 +129,7 @@ def test_command_sets_everything(tmp_path):
     truth = json.loads((tmp_path / "made" / "truth.json").read_text())
     scene = truth["scene"]
     assert truth["emitter"] == {"lat": 45.08, "lon": 7.65, "alt_m": 300.0}
-    assert scene["emitter"] == {"kind": "ofdm", "bandwidth_hz": 50e3}
+    assert scene["emitter"] == {"kind": "ofdm", "bandwidth_hz": 500e3}
     assert scene["path"] == {"exponent": 3.5, "shadowing_db": 4.0, "reference_m": 50.0}
     assert scene["front_end"] == {
         "noise_figure_db": 5.0,
