@@ -1,7 +1,5 @@
-"""A small synthetic SigMF event: receivers around one emitter, with true delays, levels and noise."""
+"""The small event of the demo: receivers on a ring around one emitter; `simulation` makes others."""
 
-import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +7,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sigmf.sigmffile import SigMFFile
 
+from rfserve.clients import sigmf_event
 from rfserve.clients.errors import ClientError
+from rfserve.clients.formats.reading import Position
 from rfserve.clients.geodesy import metres_per_degree
+from rfserve.clients.sigmf_event import Stream
+from rfserve.clients.simulation.emitters import Qpsk
+from rfserve.clients.simulation.propagation import SPEED_OF_LIGHT_M_S
+from rfserve.clients.simulation.receiver import delayed
 from rfserve.export.spec.models.iq_features import RAW_RECEIVERS, RAW_SAMPLES
 
-SPEED_OF_LIGHT_M_S = 299_792_458.0
-ROLL_OFF = 0.25
 FULL_SCALE = 32767
-START = "2026-01-01T12:00:00.000000000Z"
 EMITTER_DEG = (45.07, 7.69)
 
 
@@ -72,7 +72,7 @@ class Reception:
 def receive(event: SyntheticEvent) -> list[Reception]:
     """The receivers on a ring of uneven radius around the emitter, each with its own delay, level, offset and noise."""
     rng = np.random.default_rng(event.seed)
-    spectrum = _emission(event, rng)
+    spectrum = Qpsk(bandwidth_hz=event.bandwidth_hz).spectrum(event.samples, event.sample_rate_hz, rng)
     angles = 2 * np.pi * (np.arange(event.receivers) + rng.uniform(-0.3, 0.3, event.receivers)) / event.receivers
     distances = event.radius_m * rng.uniform(0.4, 1.0, event.receivers)
     offsets = rng.uniform(-event.offset_hz, event.offset_hz, event.receivers)
@@ -84,7 +84,8 @@ def receive(event: SyntheticEvent) -> list[Reception]:
         longitude = EMITTER_DEG[1] + distance * math.cos(angle) / east_m
         snr_db = event.snr_db - 20 * math.log10(distance / nearest)
         delay = float(distance) / SPEED_OF_LIGHT_M_S
-        signal = _delayed(spectrum, delay, event) * 10 ** (snr_db / 20)
+        late = delayed(spectrum, delay, sample_rate_hz=event.sample_rate_hz, carrier_hz=event.center_frequency_hz)
+        signal = late * 10 ** (snr_db / 20)
         time_s = np.arange(event.samples) / event.sample_rate_hz
         noise = (rng.normal(size=event.samples) + 1j * rng.normal(size=event.samples)) / math.sqrt(2)
         mixed = signal * np.exp(2j * np.pi * offset * time_s) + noise
@@ -111,61 +112,22 @@ def write(event: SyntheticEvent, folder: Path) -> Path:
     Files of an earlier event are replaced. `ClientError` when the folder cannot be written.
     """
     received = receive(event)
-    collection = folder / "synthetic.sigmf-collection"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        streams = [_write_recording(folder, event, r) for r in received]
-        content = {"core:version": "1.2.0", "core:description": "synthetic event, made by rfserve"}
-        text = json.dumps({"collection": content | {"core:streams": streams}}, indent=2)
-        collection.write_text(text + "\n")
-        (folder / "truth.json").write_text(json.dumps(_truth(event, received), indent=2) + "\n")
-    except OSError as error:
-        raise ClientError(f"cannot write the event to {folder}: {error}") from error
-    return collection
-
-
-def _emission(event: SyntheticEvent, rng: np.random.Generator) -> NDArray[np.complex128]:
-    """The spectrum of unit-power QPSK with root-raised-cosine edges (cos of half the raised cosine's angle)."""
-    # A whole number of symbols, so that the emission repeats without a seam.
-    count = round(event.samples * event.bandwidth_hz / (1 + ROLL_OFF) / event.sample_rate_hz)
-    symbols = rng.choice([1, 1j, -1, -1j], count)
-    # Impulses between samples: their spectrum is that of the symbols, repeated.
-    bins = np.fft.fftfreq(event.samples, 1 / event.samples).astype(int)
-    in_symbol_rates = np.abs(bins) / count
-    shape = np.clip((in_symbol_rates - (1 - ROLL_OFF) / 2) / ROLL_OFF, 0, 1)
-    spectrum: NDArray[np.complex128] = np.fft.fft(symbols)[bins % count] * np.cos(np.pi / 2 * shape)
-    power = np.mean(np.abs(np.fft.ifft(spectrum)) ** 2)
-    return spectrum / math.sqrt(power)
-
-
-def _delayed(spectrum: NDArray[np.complex128], delay_s: float, event: SyntheticEvent) -> NDArray[np.complex128]:
-    """The emission after a delay of any fraction of a sample, by the shift theorem, the carrier's phase included."""
-    frequency = event.center_frequency_hz + np.fft.fftfreq(event.samples, 1 / event.sample_rate_hz)
-    return np.fft.ifft(spectrum * np.exp(-2j * np.pi * frequency * delay_s))
-
-
-def _write_recording(folder: Path, event: SyntheticEvent, reception: Reception) -> dict[str, str]:
-    stem = folder / f"synthetic_{reception.name}"
-    pairs = np.stack([reception.iq.real, reception.iq.imag], -1)
-    data = stem.with_suffix(".sigmf-data")
-    np.round(pairs * FULL_SCALE).astype("<i2").tofile(data)
-    info = {
-        "core:datatype": "ci16_le",
-        "core:sample_rate": event.sample_rate_hz,
-        "core:description": f"synthetic receiver {reception.name}, made by rfserve",
-        "core:license": "https://www.apache.org/licenses/LICENSE-2.0",
-    }
-    place = {"type": "Point", "coordinates": [reception.longitude_deg, reception.latitude_deg, 0.0]}
-    file = SigMFFile(data_file=str(data), global_info=info)
-    file.add_capture(
-        0,
-        metadata={"core:frequency": event.center_frequency_hz, "core:datetime": START, "core:geolocation": place},
+    return sigmf_event.write(
+        folder,
+        [_stream(r) for r in received],
+        sample_rate_hz=event.sample_rate_hz,
+        center_frequency_hz=event.center_frequency_hz,
+        truth=_truth(event, received),
     )
-    meta = stem.with_suffix(".sigmf-meta")
-    # The library refuses to replace a file; a generator is run again.
-    meta.unlink(missing_ok=True)
-    file.tofile(str(meta))
-    return {"name": stem.name, "hash": hashlib.sha512(meta.read_bytes()).hexdigest()}
+
+
+def _stream(reception: Reception) -> Stream:
+    pairs = np.stack([reception.iq.real, reception.iq.imag], -1)
+    return Stream(
+        name=reception.name,
+        position=Position(latitude_deg=reception.latitude_deg, longitude_deg=reception.longitude_deg),
+        pairs=np.round(pairs * FULL_SCALE).astype(np.int16),
+    )
 
 
 def _truth(event: SyntheticEvent, received: list[Reception]) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from rfserve.clients.alignment import align
 from rfserve.clients.errors import ClientError
 from rfserve.clients.geodesy import distance_m
 from rfserve.clients.recording import read_event
-from rfserve.clients.synthetic_event import EMITTER_DEG, ROLL_OFF, SPEED_OF_LIGHT_M_S, SyntheticEvent, receive, write
+from rfserve.clients.simulation.emitters import ROLL_OFF
+from rfserve.clients.simulation.propagation import SPEED_OF_LIGHT_M_S
+from rfserve.clients.synthetic_event import EMITTER_DEG, SyntheticEvent, receive, write
 
 QUIET = SyntheticEvent(snr_db=80.0, offset_hz=0.0, radius_m=200_000.0)
 
