@@ -178,7 +178,8 @@ def frequency_modulated(deviation_hz: NDArray[np.float64], period_s: float) -> N
     """exp(jφ), (samples,), with φ the integral of 2π times the deviation without its mean, over one period."""
     rates_hz = np.fft.rfftfreq(deviation_hz.size, period_s / deviation_hz.size)
     turns = np.fft.rfft(deviation_hz) / np.concatenate([[np.inf], 1j * rates_hz[1:]])
-    return np.exp(1j * np.fft.irfft(turns, deviation_hz.size))
+    envelope: NDArray[np.complex128] = np.exp(1j * np.fft.irfft(turns, deviation_hz.size))
+    return envelope
 
 
 def _resampled(spectrum: Spectrum, samples: int) -> Spectrum:

@@ -20,7 +20,9 @@ def free_space_loss_db(distance_m: Floats | float, frequency_hz: float) -> Float
     λ/4π, where it would amplify, the loss stays 0.
     """
     wavelength_m = SPEED_OF_LIGHT_M_S / frequency_hz
-    return 20 * np.log10(np.maximum(4 * math.pi * np.asarray(distance_m, np.float64) / wavelength_m, 1.0))
+    ratio = 4 * math.pi * np.asarray(distance_m, np.float64) / wavelength_m
+    loss_db: Floats = 20 * np.log10(np.maximum(ratio, 1.0))
+    return loss_db
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,8 @@ class PathLoss:
         """The loss over a distance without shadowing, dB; any shape."""
         near = free_space_loss_db(np.minimum(distance_m, self.reference_m), frequency_hz)
         beyond = np.maximum(distance_m / self.reference_m, 1.0)
-        return near + 10 * self.exponent * np.log10(beyond)
+        loss_db: Floats = near + 10 * self.exponent * np.log10(beyond)
+        return loss_db
 
     def shadowing_of(self, rng: np.random.Generator, paths: int) -> Floats:
         """What each path has on top of the mean, dB, (paths,)."""

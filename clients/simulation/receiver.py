@@ -47,7 +47,8 @@ class FrontEnd:
 
 def automatic_full_scale_dbm(rss_dbm: Floats, thermal_dbm: float) -> Floats:
     """The full scale that a receiver's gain control chooses: whole decibels, 15 above the mean power, or a bit more."""
-    return np.ceil(sum_dbm(rss_dbm, thermal_dbm) + HEADROOM_DB)
+    chosen: Floats = np.ceil(sum_dbm(rss_dbm, thermal_dbm) + HEADROOM_DB)
+    return chosen
 
 
 def delayed(
@@ -68,4 +69,5 @@ def quantised(iq: NDArray[np.complex128], bits: int, name: str, full_scale_dbm: 
             f"{name}: its samples pass its full scale, {full_scale_dbm:g} dBm, by {over_db:.1f} dB; expected none to: "
             f"give a full scale of {np.ceil(full_scale_dbm + over_db + 1):g} dBm, or none to have its gain set"
         )
-    return (parts / steps).view(np.complex128).astype(np.complex64)
+    iq_of_steps: NDArray[np.complex64] = (parts / steps).view(np.complex128).astype(np.complex64)
+    return iq_of_steps

@@ -5,7 +5,7 @@ import pytest
 
 from rfserve.clients.errors import ClientError, RecordingError
 from rfserve.clients.formats.reading import Position
-from rfserve.clients.geodesy import distance_m
+from rfserve.clients.geodesy import distance_m, metres_per_degree
 from rfserve.clients.simulation import noise, placement
 from rfserve.clients.simulation.emitters import Cw, Nbfm, Ofdm, Qpsk
 from rfserve.clients.simulation.levels import levels
@@ -16,6 +16,8 @@ from rfserve.clients.simulation.scene import Scene
 
 HERE = Position(latitude_deg=45.07, longitude_deg=7.69)
 SEEDS = 200
+# A thousandth of a degree north and east.
+NEXT = ({"latitude_deg": 45.071}, {"longitude_deg": 7.691})
 
 
 def many(scene, seeds=SEEDS):
@@ -133,6 +135,8 @@ def test_distances_are_straight_lines():
         # The sphere of the haversine formula is up to 0.5 % off the ellipsoid.
         assert away_m == pytest.approx(distance_m(emitter, place[:2]), rel=5e-3)
     np.testing.assert_allclose(truth.delay_s, truth.distance_m / 299_792_458)
+    north, east = (placement.line_of_sight_m(HERE, replace(HERE, **p)) for p in NEXT)
+    assert (north, east) == pytest.approx([m / 1000 for m in metres_per_degree(45.07)], rel=1e-4)
     above = replace(HERE, altitude_m=1500.0)
     assert placement.line_of_sight_m(HERE, above) == pytest.approx(1500.0, abs=1e-6)
 
