@@ -1,6 +1,7 @@
 """A real tritonserver: ready when its models are, clear when they cannot be, gone when it is stopped."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -50,6 +51,8 @@ def test_server_is_ready_when_every_model_is_and_leaves_nothing_behind(small: Pa
             int(u.rpartition(":")[2].partition("/")[0]) for u in (server.grpc_url, server.http_url, server.metrics_url)
         }
         assert listening_addresses(ports) == {"127.0.0.1"}
+        # Or each load starts a process more, only to ask what nobody knows.
+        assert re.search(r"\| strict_model_config +\| 1 ", server.log())
     assert group_members(leader) == []
 
 
