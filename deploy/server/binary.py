@@ -17,8 +17,8 @@ BACKENDS = Path(__file__).parent / "backends"
 # 32 MB, and 95 to 105 MiB with these). Given ones are not raised. At 1 MiB, single `locate` requests take 5 % longer.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(8 * 2**20)}
 
-# Our backend completes no configuration. To ask it, Triton starts one process more at each load and gives it a second to
-# end: a load takes 2.1 s with that and 0.5 s without, a start with every model 6.5 s and 3.0 s.
+# Our backend completes no configuration. To ask it, Triton starts one process more at each load and gives it a second
+# to end: a load takes 2.1 s with that and 0.5 s without, a start with every model 6.5 s and 3.0 s.
 AS_CONFIGURED = "--disable-auto-complete-config"
 
 
