@@ -13,9 +13,11 @@ def doubt(fix: Fix, receivers: Sequence[Point]) -> str:
     A sigma wider than the receivers stand apart says less than that somebody heard the emitter. Networks give such ones
     outside the area that they were trained for. Fixes of one receiver, of models that take one, are not judged.
     """
-    apart_m = max((distance_m(a, b) for a, b in itertools.combinations(receivers, 2)), default=0.0)
+    if len(receivers) < 2:
+        return ""
+    apart_m = max(distance_m(a, b) for a, b in itertools.combinations(receivers, 2))
     sigma_m = max(fix.sigma_north_m, fix.sigma_east_m)
-    if len(receivers) < 2 or sigma_m <= apart_m:
+    if sigma_m <= apart_m:
         return ""
     return (
         f"sigma of {sigma_m / 1e3:.1f} km is wider than the receivers stand apart ({apart_m / 1e3:.1f} km): was "

@@ -22,6 +22,15 @@ from rfserve.server.security import Security
 
 
 @pytest.fixture(scope="session")
+def recordings() -> Path:
+    """The folder of real recordings."""
+    folder = os.environ.get("RFSERVE_RECORDINGS")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("RFSERVE_RECORDINGS names no folder of recordings")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
 def made_once(tmp_path_factory) -> Iterator[Callable[[str, Callable[[Path], None]], Path]]:
     """Makes a folder that is only read from then on, by every process that runs a part of these tests.
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import socket
 import subprocess
@@ -133,11 +132,8 @@ def test_failures_are_typed(server, observations):
 
 
 @pytest.mark.recordings
-def test_real_event_is_located_and_a_false_one_refused(server):
-    folder = os.environ.get("RFSERVE_RECORDINGS")
-    if not folder:
-        pytest.skip("RFSERVE_RECORDINGS names no folder of recordings")
-    sigmf = Path(folder) / "sigmf"
+def test_real_event_is_located_and_a_false_one_refused(server, recordings):
+    sigmf = recordings / "sigmf"
     found = align(read_event([sigmf / "dcf77-20200813" / "dcf77-20200813.sigmf-collection"]))
     for model in ("locate", "locate_pro"):
         with LocalizationClient(server.grpc_url, model=model, timeout_s=30) as client:

@@ -2,12 +2,12 @@
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from rfserve.export.commands import source_options
 from rfserve.export.errors import EdgeError
+from rfserve.export.progress import to_stderr
 from rfserve.export.publication import build_network
 from rfserve.export.spec import EnsembleSpec, find
 
@@ -34,11 +34,7 @@ def _coreml(options: argparse.Namespace) -> int:
         if (error.name or "").partition(".")[0] != "coremltools":
             raise
         raise EdgeError("coremltools is not installed; `pip install 'rfserve[coreml]'`") from error
-    begun = time.monotonic()
-
-    def report(step: str) -> None:
-        print(f"{spec.name}: {time.monotonic() - begun:6.1f} s  {step}", file=sys.stderr, flush=True)
-
+    report = to_stderr(spec.name)
     built = build_network(spec, source_options.source_of(options))
     size = edge.write(spec, built, options.output, report)
     print(f"{options.output}  {size / 1e6:.1f} MB")

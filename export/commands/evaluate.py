@@ -10,6 +10,8 @@ from rfserve.export.errors import DataError
 from rfserve.export.live import LiveServer
 from rfserve.export.networks.catalog import HEIMDALL_NETS
 from rfserve.export.spec import GRAPHS
+from rfserve.export.training import powder
+from rfserve.export.training.split import Split
 
 
 def add_to(commands: Any) -> None:
@@ -32,9 +34,7 @@ def add_to(commands: Any) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     split_options.require_extra()
     # scikit-learn and SciPy take a second to import, and only this command needs them.
-    from rfserve.export.training import powder  # noqa: PLC0415
     from rfserve.export.training.evaluation import draw, evaluate  # noqa: PLC0415
-    from rfserve.export.training.split import Split  # noqa: PLC0415
 
     if options.learn_from is None:
         split = split_options.split_of(options)

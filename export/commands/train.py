@@ -1,14 +1,13 @@
 """`rfserve-export train`: a HeimdallNet from measured signal strengths, up to its published version."""
 
 import argparse
-import sys
-import time
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from rfserve.export.commands import registry_option, repository_option, split_options
 from rfserve.export.networks.catalog import HEIMDALL_NETS
+from rfserve.export.progress import to_stderr
 from rfserve.export.registry import Registry
 from rfserve.export.spec import GRAPHS
 
@@ -38,11 +37,7 @@ def _train(options: argparse.Namespace) -> int:
     from rfserve.export.training.rss_module import Recipe  # noqa: PLC0415
     from rfserve.export.training.rss_run import Run, train  # noqa: PLC0415
 
-    begun = time.monotonic()
-
-    def report(step: str) -> None:
-        print(f"{options.model}: {time.monotonic() - begun:6.1f} s  {step}", file=sys.stderr, flush=True)
-
+    report = to_stderr(options.model)
     given = {f.name: getattr(options, f.name, None) for f in fields(Recipe)}
     run = Run(
         spec=GRAPHS[options.model],

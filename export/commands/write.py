@@ -2,13 +2,13 @@
 
 import argparse
 import sys
-import time
 from dataclasses import replace
 from typing import Any
 
 from rfserve.export.commands import registry_option, repository_option, source_options
 from rfserve.export.errors import ExportError, RegistryError
 from rfserve.export.model_repository import ModelRepository
+from rfserve.export.progress import to_stderr
 from rfserve.export.publication import Source, publish
 from rfserve.export.quantization import METHODS, STATIC
 from rfserve.export.registry import Registry
@@ -61,11 +61,7 @@ def _write(options: argparse.Namespace) -> int:
     for spec in specs:
         if len(specs) > 1 and repository.versions(spec.name) and options.missing:
             continue
-        begun = time.monotonic()
-
-        def report(step: str, name: str = spec.name, begun: float = begun) -> None:
-            print(f"{name}: {time.monotonic() - begun:6.1f} s  {step}", file=sys.stderr, flush=True)
-
+        report = to_stderr(spec.name)
         # The seed of random weights is the one option that an ensemble among several models may be given in vain.
         own = Source() if len(specs) > 1 and isinstance(spec, EnsembleSpec) else source
         manifest = publish(spec, repository, own, version=options.version, report=report)

@@ -18,6 +18,12 @@ def _wrapped(longitude_deg: Tensor) -> Tensor:
     return longitude_deg - 360.0 * torch.round(longitude_deg / 360.0)
 
 
+def _active_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """(batch, receivers, 3) to the mean of the active receivers (batch, 3); 0 without one."""
+    kept = mask.unsqueeze(-1)
+    return where(kept, x, 0.0).sum(1) / kept.sum(1).to(x.dtype).clamp(min=1)
+
+
 class _Scaled(nn.Module):
     """Holds the scaling's figures as constants and turns the network's answer into degrees and metres."""
 
@@ -77,9 +83,7 @@ class ScaledHeimdall(_Scaled):
         """(batch, 1): metres from the receivers' mean to where such receivers were learned from; 0 within."""
         if self.scaling.reach_m is None:
             return None
-        kept = mask.unsqueeze(-1)
-        count = kept.sum(1).to(positions.dtype).clamp(min=1)
-        mean = where(kept, positions, 0.0).sum(1) / count
+        mean = _active_mean(positions, mask)
         away = (mean[:, :1] ** 2 + mean[:, 1:2] ** 2).sqrt()
         return (away - self.scaling.reach_m).clamp(min=0.0, max=FARTHEST_M)
 
@@ -95,13 +99,11 @@ class ScaledHeimdall(_Scaled):
 
     def _origin(self, positions: Tensor, mask: Tensor) -> Tensor:
         """(batch, 3): the fixed origin, or the active receivers' mean; the mean altitude in both cases."""
-        kept = mask.unsqueeze(-1)
-        count = kept.sum(1).to(positions.dtype).clamp(min=1)
         # FP32 holds degrees to about half a metre but differences of neighbours exactly: average those.
-        reference = where(kept, positions, -1e9).amax(1)
+        reference = where(mask.unsqueeze(-1), positions, -1e9).amax(1)
         apart = positions - reference.unsqueeze(1)
         apart = torch.cat([apart[..., :1], _wrapped(apart[..., 1:2]), apart[..., 2:]], -1)
-        mean = reference + where(kept, apart, 0.0).sum(1) / count
+        mean = reference + _active_mean(apart, mask)
         if not isinstance(self.scaling.origin, tuple):
             return mean
         return torch.cat([self.fixed_origin.expand_as(mean[:, :2]), mean[:, 2:]], -1)

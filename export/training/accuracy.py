@@ -26,20 +26,32 @@ class Accuracy:
 
 
 def measure(error_m: NDArray[np.float64], sigma_m: NDArray[np.float64] | None = None) -> Accuracy:
-    """Of errors (n, 2) and standard deviations (n, 2) to the north and east, in metres.
-
-    A truth is inside when (n/σn)² + (e/σe)² <= -2 ln(1 - p), the chi-squared quantile of two degrees of freedom.
-    """
+    """Of errors (n, 2) and standard deviations (n, 2) to the north and east, in metres."""
     distance = np.hypot(*error_m.T)
     quantiles = tuple(float(q) for q in np.percentile(distance, QUANTILES))
     if sigma_m is None:
         return Accuracy(events=len(error_m), error_m=quantiles)
-    squared = ((error_m / sigma_m) ** 2).sum(1)
+    squared = squared_distance(error_m, sigma_m)
     nll = 0.5 * squared + np.log(sigma_m).sum(1) + math.log(2 * math.pi)
     return Accuracy(
         events=len(error_m),
         error_m=quantiles,
-        inside=tuple(float((squared <= -2 * math.log(1 - p)).mean()) for p in CONFIDENCES),
+        inside=tuple(inside(squared, np.array(CONFIDENCES)).tolist()),
         nll=float(nll.mean()),
         sigma_m=float(np.median(np.hypot(*sigma_m.T))),
     )
+
+
+def squared_distance(error_m: NDArray[np.float64], sigma_m: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n/σn)² + (e/σe)² of each error, (n,): Mahalanobis' distance, squared."""
+    return np.asarray(((error_m / sigma_m) ** 2).sum(1))
+
+
+def ellipse_limit(confidence: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The squared distance of an ellipse's edge, -2 ln(1 - p): chi-squared's quantile of two degrees of freedom."""
+    return np.asarray(-2 * np.log1p(-confidence))
+
+
+def inside(squared: NDArray[np.float64], confidence: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share of squared distances (n,) within the ellipse of each confidence (m,), (m,)."""
+    return np.asarray((squared[:, None] <= ellipse_limit(confidence)).mean(0))

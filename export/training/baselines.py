@@ -5,6 +5,7 @@ on the plane that it is given, (events, 2).
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,16 @@ from scipy.optimize import least_squares
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.neighbors import KNeighborsRegressor
 
+from rfserve.export.training.path_loss import PathLoss, log_distance
 from rfserve.export.training.plane import Plane
 from rfserve.export.training.powder import UNHEARD_DB
-from rfserve.export.training.rss_event import RssEvent
+from rfserve.export.training.rss_event import RssEvent, truths_deg
 
 Metres = NDArray[np.float64]
 Baseline = Callable[[Sequence[RssEvent], Sequence[RssEvent], Plane], Metres]
 
 NEIGHBOURS = 5
 TREES = 300
-NEAREST_M = 10.0
 # Strengths that are farther off than this count less than their square.
 OUTLIER_DB = 6.0
 
@@ -47,33 +48,28 @@ def path_loss_fit(learned: Sequence[RssEvent], asked: Sequence[RssEvent], plane:
     b and a typical a are those of a line through all that was learned; a is fitted anew for each event. The search
     starts at the weighted centroid and stays within the receivers' box and what was learned.
     """
-    logs, levels, places = [], [], []
-    for event in learned:
-        truth = plane.metres(event.transmitter_deg)
-        logs.append(np.log10(np.maximum(np.hypot(*(plane.metres(event.receivers_deg) - truth).T), NEAREST_M)))
-        levels.append(event.rss_db)
-        places.append(truth)
-    slope, typical = np.polyfit(np.concatenate(logs), np.concatenate(levels), 1)
-    low, high = np.min(places, 0), np.max(places, 0)
+    truths = plane.metres(truths_deg(learned))
+    logs = [log_distance(plane.metres(e.receivers_deg), truth) for e, truth in zip(learned, truths, strict=True)]
+    loss = PathLoss.fitted(np.concatenate(logs), np.concatenate([e.rss_db for e in learned]))
+    low, high = truths.min(0), truths.max(0)
     starts = np.clip(weighted_centroid(learned, asked, plane), low + 1, high - 1)
     found = []
     for event, start in zip(asked, starts, strict=True):
         fit = least_squares(  # type: ignore[operator]
             _misfit,
-            [*start, typical],
+            [*start, loss.level_db],
             bounds=([*low, -np.inf], [*high, np.inf]),
             loss="soft_l1",
             f_scale=OUTLIER_DB,
-            args=(plane.metres(event.receivers_deg), event.rss_db, float(slope)),
+            args=(plane.metres(event.receivers_deg), event.rss_db, loss),
         )
         found.append(fit.x[:2])
     return np.array(found)
 
 
-def _misfit(x: Metres, receivers_m: Metres, rss_db: Metres, slope_db: float) -> Metres:
+def _misfit(x: Metres, receivers_m: Metres, rss_db: Metres, loss: PathLoss) -> Metres:
     """What a transmitter at x[:2] with the level x[2] leaves of each strength, in dB."""
-    distance = np.maximum(np.hypot(*(receivers_m - x[:2]).T), NEAREST_M)
-    return np.asarray(x[2] + slope_db * np.log10(distance) - rss_db)
+    return np.asarray(replace(loss, level_db=x[2]).at(log_distance(receivers_m, x[:2])) - rss_db)
 
 
 def nearest_neighbours(learned: Sequence[RssEvent], asked: Sequence[RssEvent], plane: Plane) -> Metres:
@@ -95,7 +91,7 @@ def _regressed(
     plane: Plane,
 ) -> Metres:
     names = sorted({n for e in learned for n in e.names})
-    truths = plane.metres(np.array([e.transmitter_deg for e in learned]))
+    truths = plane.metres(truths_deg(learned))
     ways.fit(_fingerprints(learned, names), truths)
     return np.asarray(ways.predict(_fingerprints(asked, names)))
 

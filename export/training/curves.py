@@ -6,6 +6,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from rfserve.export.training import drawing
+
 # What is drawn in which panel, with its unit.
 PANELS = {
     "negative log-likelihood": ("train_nll",),
@@ -44,19 +46,11 @@ class Curves(Callback):  # type: ignore[misc]
 
     def draw(self, file: Path) -> None:
         """The figures as SVG, a panel each, the same bytes for the same figures."""
-        # Seconds to import, and only the end of a run draws.
-        from matplotlib import rc_context  # noqa: PLC0415
-        from matplotlib.figure import Figure  # noqa: PLC0415
-
-        with rc_context({"svg.hashsalt": "rfserve", "svg.fonttype": "none"}):
-            figure = Figure(figsize=(10, 3), layout="constrained")
+        with drawing.figure(file, 10, 3) as figure:
             for panel, (title, names) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
                 for name in names:
                     rows = [row for row in self.rows if name in row]
                     panel.plot([row["epoch"] for row in rows], [row[name] for row in rows], label=name)
                 panel.set_title(title, fontsize=9)
-                panel.set_xlabel("epoch", fontsize=8)
-                panel.tick_params(labelsize=8)
-                panel.grid(alpha=0.3)
+                drawing.label(panel, "epoch")
                 panel.legend(fontsize=7)
-            figure.savefig(file, format="svg", metadata={"Date": None})

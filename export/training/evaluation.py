@@ -14,8 +14,8 @@ from rfserve.export.spec import ModelSpec
 from rfserve.export.training import calibration, sensitivity
 from rfserve.export.training.accuracy import CONFIDENCES, QUANTILES, Accuracy, measure
 from rfserve.export.training.baselines import BASELINES
-from rfserve.export.training.plane import Plane, around
-from rfserve.export.training.rss_event import RssEvent
+from rfserve.export.training.plane import around
+from rfserve.export.training.rss_event import RssEvent, truths_deg
 from rfserve.export.training.rss_tensors import tensors
 from rfserve.export.training.split import Split
 
@@ -83,9 +83,9 @@ class Evaluation:
 
 def evaluate(server: LiveServer, spec: ModelSpec, split: Split, version: int | None = None) -> Evaluation:
     """The served network and every baseline on what a split holds out; baselines learn from the rest of it."""
-    plane = around(np.array([e.transmitter_deg for e in split.learned]))
+    plane = around(truths_deg(split.learned))
     served = ask(server, spec, split.held_out, version)
-    at = _truths_m(split.held_out, plane)
+    at = plane.metres(truths_deg(split.held_out))
     error_m = plane.metres(served.positions_deg) - at
     ways = {f"{spec.name}/{served.version}": measure(error_m, served.sigma_m)}
     for name, baseline in BASELINES.items():
@@ -103,15 +103,11 @@ def evaluate(server: LiveServer, spec: ModelSpec, split: Split, version: int | N
 
 def draw(server: LiveServer, spec: ModelSpec, split: Split, found: Evaluation, folder: Path) -> None:
     """Draw whether ellipses hold what they say, and what worse events cost: `calibration.svg`, `sensitivity.svg`."""
-    plane = around(np.array([e.transmitter_deg for e in split.learned]))
+    plane = around(truths_deg(split.learned))
 
     def locate(events: Sequence[RssEvent]) -> Accuracy:
         served = ask(server, spec, events, found.version)
-        return measure(plane.metres(served.positions_deg) - _truths_m(events, plane), served.sigma_m)
+        return measure(plane.metres(served.positions_deg) - plane.metres(truths_deg(events)), served.sigma_m)
 
     calibration.draw({found.split: np.array(found.inside)}, folder / "calibration.svg")
     sensitivity.draw(sensitivity.study(split.held_out, locate, plane), folder / "sensitivity.svg")
-
-
-def _truths_m(events: Sequence[RssEvent], plane: Plane) -> NDArray[np.float64]:
-    return plane.metres(np.array([e.transmitter_deg for e in events]))

@@ -6,19 +6,16 @@ a smoother part of 300 m). A moving receiver gets the path loss of all of them a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
 
+from rfserve.export.training.path_loss import NEAREST_M, Numbers, PathLoss, log_distance
 from rfserve.export.training.plane import Plane
-from rfserve.export.training.rss_event import RssEvent
+from rfserve.export.training.rss_event import RssEvent, truths_deg
 
-Numbers = NDArray[np.float64]
-
-NEAREST_M = 10.0
 # Correlation lengths and measurement variances that are tried for each receiver; the likeliest is kept.
 LENGTHS_M = (40.0, 80.0, 160.0)
 NOISES_DB2 = (4.0, 9.0, 16.0)
@@ -28,19 +25,6 @@ LEAST_VARIANCE_DB2 = 4.0
 FEWEST, MOST = 50, 700
 # How much the slope of one receiver is held to that of all, in events.
 SLOPE_PRIOR = 20.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class PathLoss:
-    """rss = level_db + slope_db log10(distance in m), with a standard deviation around it."""
-
-    slope_db: float
-    level_db: float
-    sigma_db: float
-
-    def at(self, distance_m: Numbers) -> Numbers:
-        """The mean strength in dB."""
-        return np.asarray(self.level_db + self.slope_db * np.log10(np.maximum(distance_m, NEAREST_M)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +39,7 @@ class Shadowed:
     def predict(self, places_m: Numbers) -> tuple[Numbers, Numbers]:
         """Mean and standard deviation in dB of what it measures of transmitters at (n, 2)."""
         mean, deviation = self.left.predict(places_m, return_std=True)
-        distance = np.hypot(*(places_m - self.place_m).T)
-        return self.loss.at(distance) + mean, np.sqrt(deviation**2 + self.noise_db2)
+        return self.loss.at(log_distance(places_m, self.place_m)) + mean, np.sqrt(deviation**2 + self.noise_db2)
 
 
 class RadioMap:
@@ -65,26 +48,15 @@ class RadioMap:
     def __init__(self, events: Sequence[RssEvent], plane: Plane, *, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self._events, self._plane = tuple(events), plane
-        self._truths = plane.metres(np.array([e.transmitter_deg for e in events]))
-        heard: dict[str, list[tuple[int, float, Numbers]]] = {}
-        for number, event in enumerate(events):
-            places = plane.metres(event.receivers_deg)
-            for name, rss_db, place in zip(event.names, event.rss_db, places, strict=True):
-                heard.setdefault(name, []).append((number, float(rss_db), place))
-        tables = {
-            name: (
-                self._truths[[n for n, _, _ in rows]],
-                np.array([p for _, _, p in rows]),
-                np.array([r for _, r, _ in rows]),
-            )
-            for name, rows in sorted(heard.items())
-        }
-        logs = np.concatenate([_logs(truths, places) for truths, places, _ in tables.values()])
-        levels = np.concatenate([rss_db for _, _, rss_db in tables.values()])
-        slope, level = np.polyfit(logs, levels, 1)
-        self.common = PathLoss(
-            slope_db=float(slope), level_db=float(level), sigma_db=float(np.std(levels - level - slope * logs))
-        )
+        self._truths = plane.metres(truths_deg(events))
+        self._receivers = [plane.metres(e.receivers_deg) for e in events]
+        heard: dict[str, list[tuple[Numbers, Numbers, np.float64]]] = {}
+        for event, truth, places in zip(events, self._truths, self._receivers, strict=True):
+            for name, place, rss_db in zip(event.names, places, event.rss_db, strict=True):
+                heard.setdefault(name, []).append((truth, place, rss_db))
+        tables = {name: [np.array(column) for column in zip(*heard[name], strict=True)] for name in sorted(heard)}
+        logs = np.concatenate([log_distance(truths, places) for truths, places, _ in tables.values()])
+        self.common = PathLoss.fitted(logs, np.concatenate([rss_db for _, _, rss_db in tables.values()]))
         self.receivers: dict[str, Shadowed] = {}
         for name, (truths, places, rss_db) in tables.items():
             if len(rss_db) >= FEWEST and np.ptp(places, 0).max() < NEAREST_M:
@@ -97,45 +69,33 @@ class RadioMap:
         anywhere in their box. What falls below `weakest_db` is not heard; events that nobody hears are left out.
         """
         rng = np.random.default_rng(seed)
-        base = rng.integers(0, len(self._events), count)
-        places = self._truths[base] + rng.normal(0, spread_m, (count, 2))
-        base = rng.integers(0, len(self._events), count)
+        near = rng.integers(0, len(self._events), count)
+        places = self._truths[near] + rng.normal(0, spread_m, (count, 2))
+        on_air = rng.integers(0, len(self._events), count)
         loose = rng.random(count) < anywhere
         low, high = self._truths.min(0) - spread_m, self._truths.max(0) + spread_m
         places[loose] = rng.uniform(low, high, (int(loose.sum()), 2))
         known = {name: held.predict(places) for name, held in self.receivers.items()}
         events = []
-        for row, number in enumerate(base):
+        for row, number in enumerate(on_air):
             event = self._events[number]
-            away = np.hypot(*(self._plane.metres(event.receivers_deg) - places[row]).T)
-            mean, deviation = self.common.at(away), np.full(len(away), self.common.sigma_db)
+            mean = self.common.at(log_distance(self._receivers[number], places[row]))
+            deviation = np.full(len(mean), self.common.sigma_db)
             for i, name in enumerate(event.names):
                 if name in known:
                     mean[i], deviation[i] = known[name][0][row], known[name][1][row]
-            rss_db = mean + deviation * rng.normal(size=len(away))
+            rss_db = mean + deviation * rng.normal(size=len(mean))
             kept = np.flatnonzero(rss_db > weakest_db)
             if len(kept):
-                drawn = event.kept(kept)
-                events.append(
-                    RssEvent(
-                        time=drawn.time,
-                        names=drawn.names,
-                        rss_db=rss_db[kept],
-                        receivers_deg=drawn.receivers_deg,
-                        transmitter_deg=self._plane.degrees(places[row]),
-                    )
-                )
+                truth = self._plane.degrees(places[row])
+                events.append(replace(event.kept(kept), rss_db=rss_db[kept], transmitter_deg=truth))
         return events
-
-
-def _logs(truths_m: Numbers, places_m: Numbers) -> Numbers:
-    return np.asarray(np.log10(np.maximum(np.hypot(*(truths_m - places_m).T), NEAREST_M)))
 
 
 def _shadowed(
     truths_m: Numbers, place_m: Numbers, rss_db: Numbers, common: PathLoss, rng: np.random.Generator
 ) -> Shadowed:
-    logs = _logs(truths_m, place_m)
+    logs = log_distance(truths_m, place_m)
     # A line through the receiver's own strengths, drawn to the common one (ridge regression).
     columns = np.stack([logs, np.ones_like(logs)], 1)
     prior = np.diag([SLOPE_PRIOR, 0.1])

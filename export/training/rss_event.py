@@ -1,6 +1,7 @@
 """One transmission as several receivers measured its strength."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,15 +44,19 @@ class RssEvent:
 
     def kept(self, which: NDArray[np.intp]) -> "RssEvent":
         """The same event with some of its receivers, in the order of `which`."""
-        return RssEvent(
-            time=self.time,
+        return replace(
+            self,
             names=tuple(self.names[i] for i in which),
             rss_db=self.rss_db[which],
             receivers_deg=self.receivers_deg[which],
-            transmitter_deg=self.transmitter_deg,
         )
 
     def strongest(self, count: int) -> "RssEvent":
         """The receivers that received most, strongest first, `count` of them at most; the name decides a tie."""
         order = sorted(range(len(self.names)), key=lambda i: (-self.rss_db[i], self.names[i]))
         return self.kept(np.array(order[:count], np.intp))
+
+
+def truths_deg(events: Sequence[RssEvent]) -> NDArray[np.float64]:
+    """Where the transmitters stood, (events, 2) latitude and longitude in degrees."""
+    return np.array([e.transmitter_deg for e in events])

@@ -24,8 +24,8 @@ class Recipe:
 
     `made` events of the radio map join every measured one, from a pool of `made_pool`; their places are measured ones
     moved by `made_spread_m`, but for a share `made_anywhere`. `least_sigma`, in network units, is the least that the
-    loss believes. What is published are weights averaged over
-    steps with `average_decay`. `sigma_factor` is what the published sigma is multiplied by: what other folds needed.
+    loss believes. What is published are weights averaged over steps with `average_decay`. `sigma_factor` is what the
+    published sigma is multiplied by: what other folds needed.
     """
 
     epochs: int = 30

@@ -10,11 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from rfserve.export.errors import DataError
@@ -29,6 +27,7 @@ from rfserve.export.spec import ModelSpec
 from rfserve.export.training.curves import Curves
 from rfserve.export.training.plane import Plane, around
 from rfserve.export.training.radio_map import RadioMap
+from rfserve.export.training.rss_event import truths_deg
 from rfserve.export.training.rss_module import Recipe, RssTraining
 from rfserve.export.training.rss_table import RssTable, learned_scaling
 from rfserve.export.training.rss_tensors import NOISE_DB
@@ -77,7 +76,7 @@ def train(run: Run, report: Report) -> Trained:
     begun = time.monotonic()
     torch.set_num_threads(run.threads)
     seed_everything(run.seed, workers=True, verbose=False)
-    plane = around(_truths(run.split))
+    plane = around(truths_deg(run.split.learned))
     measured = RssTable.of(run.split.learned, plane)
     made = _made(run, plane, report)
     network = build(run.spec, seed=run.seed)
@@ -94,7 +93,7 @@ def train(run: Run, report: Report) -> Trained:
     ]
     export = None
     if run.repository is not None:
-        export = ExportOnFitEnd(run.spec.name, run.repository, scaling=scaling, registry=run.registry, strict=True)
+        export = ExportOnFitEnd(run.spec.name, run.repository, registry=run.registry, strict=True)
         callbacks.append(export)
     report(f"training on {len(measured)} events and {0 if made is None else len(made)} made ones")
     trainer = Trainer(
@@ -196,10 +195,6 @@ def _made(run: Run, plane: Plane, report: Report) -> RssTable | None:
             weakest_db=NOISE_DB,
         )
     return RssTable.of([e for e in drawn if len(e.names) >= recipe.jitter.fewest], plane)
-
-
-def _truths(split: Split) -> NDArray[np.float64]:
-    return np.array([e.transmitter_deg for e in split.learned])
 
 
 def _machine() -> dict[str, Any]:

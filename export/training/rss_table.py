@@ -3,16 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rfserve.export.scaling import Scaling
 from rfserve.export.training.plane import Plane
-from rfserve.export.training.rss_event import RssEvent
+from rfserve.export.training.rss_event import RssEvent, truths_deg
 from rfserve.export.training.rss_tensors import LATITUDE, LONGITUDE, NOISE_DB, SNR
 
 UNHEARD = -torch.inf
+# Receivers a hundred metres apart are to look different to the layer that tells them apart.
+FINER = 5.0
+# Receivers a little farther off than those that were learned from are still among them.
+REACH_MARGIN = 1.2
+# Nothing that a front end measures is more than a hair's breadth on this scale.
+UNUSED = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +59,7 @@ class RssTable:
         for row, event in enumerate(events):
             rss_db[row, : len(event.names)] = torch.from_numpy(event.rss_db)
             receivers[row, : len(event.names)] = torch.from_numpy(plane.metres(event.receivers_deg))
-        truths = plane.metres(np.array([e.transmitter_deg for e in events]))
+        truths = plane.metres(truths_deg(events))
         return cls(rss_db=rss_db, receivers_m=receivers, truths_m=torch.from_numpy(truths).float())
 
     def rows(self, which: Tensor) -> "RssTable":
@@ -95,9 +100,7 @@ class RssTable:
 
         IQ (n, receivers, 2, 1) is zero, ids are 0. It is what `ScaledHeimdall` makes of `rss_tensors.tensors`.
         """
-        rss_db, order = self.rss_db.topk(min(receivers, self.rss_db.shape[1]), 1)
-        mask = rss_db > UNHEARD
-        places = self.receivers_m.gather(1, order.unsqueeze(-1).expand(-1, -1, 2))
+        rss_db, places, mask = self.strongest(receivers)
         features = torch.zeros(*mask.shape, len(scaling.feature_offset))
         features[..., SNR] = torch.where(mask, rss_db - NOISE_DB, 0.0)
         features[..., LATITUDE : LONGITUDE + 1] = places
@@ -105,11 +108,23 @@ class RssTable:
         positions = torch.cat([places, torch.zeros(*mask.shape, 1)], -1)
         positions = (positions - torch.tensor(scaling.position_offset)) / torch.tensor(scaling.position_scale)
         iq = torch.zeros(*mask.shape, 2, 1)
-        return iq, features * mask.unsqueeze(-1), positions * mask.unsqueeze(-1), torch.zeros_like(order), mask
+        return (
+            iq,
+            features * mask.unsqueeze(-1),
+            positions * mask.unsqueeze(-1),
+            torch.zeros_like(mask, dtype=torch.int64),
+            mask,
+        )
 
     def targets(self, scaling: Scaling) -> Tensor:
         """The truths (n, 2) in the units that `scaling` gives the network's position."""
         return (self.truths_m - torch.tensor(scaling.target_offset)) / torch.tensor(scaling.target_scale)
+
+    def strongest(self, receivers: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Strengths (events, n), places (events, n, 2) and whether heard, of the strongest `receivers` of each."""
+        rss_db, order = self.rss_db.topk(min(receivers, self.rss_db.shape[1]), 1)
+        places = self.receivers_m.gather(1, order.unsqueeze(-1).expand(-1, -1, 2))
+        return rss_db, places, rss_db > UNHEARD
 
     def _widened(self, width: int) -> "RssTable":
         missing = width - self.rss_db.shape[1]
@@ -127,10 +142,8 @@ def learned_scaling(table: RssTable, plane: Plane, receivers: int, sigma_factor:
     scale, so that directions stay. Columns that nobody measured (noise density, frequency offset, altitude) are scaled
     away: a served model is given them.
     """
-    rss_db, order = table.rss_db.topk(min(receivers, table.rss_db.shape[1]), 1)
-    heard = rss_db > UNHEARD
+    rss_db, at, heard = table.strongest(receivers)
     snr = rss_db[heard] - NOISE_DB
-    at = table.receivers_m.gather(1, order.unsqueeze(-1).expand(-1, -1, 2))
     means = (at * heard.unsqueeze(-1)).sum(1) / heard.sum(1, keepdim=True)
     places = at[heard]
     spread_m, away_m = float(places.std()), float(table.truths_m.std())
@@ -147,11 +160,3 @@ def learned_scaling(table: RssTable, plane: Plane, receivers: int, sigma_factor:
         uncertainty_scale=(sigma_factor, sigma_factor),
         reach_m=REACH_MARGIN * float(means.norm(dim=1).max()),
     )
-
-
-# Receivers a hundred metres apart are to look different to the layer that tells them apart.
-FINER = 5.0
-# Receivers a little farther off than those that were learned from are still among them.
-REACH_MARGIN = 1.2
-# Nothing that a front end measures is more than a hair's breadth on this scale.
-UNUSED = 1e9

@@ -1,12 +1,12 @@
 """What a fix loses when the event gets worse: fewer receivers, rougher strengths, misplaced receivers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rfserve.export.training import drawing
 from rfserve.export.training.accuracy import Accuracy
 from rfserve.export.training.plane import Plane
 from rfserve.export.training.rss_event import RssEvent
@@ -26,22 +26,17 @@ def _some_receivers(event: RssEvent, count: float, rng: np.random.Generator, _: 
 
 
 def _rough_strengths(event: RssEvent, sigma_db: float, rng: np.random.Generator, _: Plane) -> RssEvent:
-    return _with(event, rss_db=event.rss_db + rng.normal(0, 1, len(event.names)) * sigma_db)
+    return replace(event, rss_db=event.rss_db + rng.normal(0, 1, len(event.names)) * sigma_db)
 
 
 def _other_level(event: RssEvent, change_db: float, _: np.random.Generator, __: Plane) -> RssEvent:
     """All signal-to-noise ratios lower or higher, as with another transmitter's power."""
-    return _with(event, rss_db=event.rss_db + change_db)
+    return replace(event, rss_db=event.rss_db + change_db)
 
 
 def _misplaced(event: RssEvent, sigma_m: float, rng: np.random.Generator, plane: Plane) -> RssEvent:
     moved = plane.metres(event.receivers_deg) + rng.normal(0, 1, event.receivers_deg.shape) * sigma_m
-    return _with(event, receivers_deg=plane.degrees(moved))
-
-
-def _with(event: RssEvent, **changed: NDArray[np.float64]) -> RssEvent:
-    held = {"rss_db": event.rss_db, "receivers_deg": event.receivers_deg} | changed
-    return RssEvent(time=event.time, names=event.names, transmitter_deg=event.transmitter_deg, **held)
+    return replace(event, receivers_deg=plane.degrees(moved))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,21 +75,13 @@ def study(
 
 def draw(found: Mapping[str, Mapping[float, Accuracy]], file: Path) -> None:
     """Median and 90 % error, and the median sigma, against every step, as SVG."""
-    # Seconds to import.
-    from matplotlib import rc_context  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    with rc_context({"svg.hashsalt": "rfserve", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(13, 3), layout="constrained")
+    with drawing.figure(file, 13, 3) as figure:
         for panel, one in zip(figure.subplots(1, len(STUDIES), sharey=True), STUDIES, strict=True):
             at = found[one.title]
             panel.plot(list(at), [a.error_m[2] for a in at.values()], "o-", markersize=3, label="90 % error")
             panel.plot(list(at), [a.sigma_m for a in at.values()], "s--", markersize=3, label="sigma, median")
             panel.plot(list(at), [a.error_m[0] for a in at.values()], "o-", markersize=3, label="median error")
-            panel.set_xlabel(one.axis, fontsize=8)
-            panel.tick_params(labelsize=8)
+            drawing.label(panel, one.axis)
             panel.set_ylim(bottom=0)
-            panel.grid(alpha=0.3)
-        figure.axes[0].set_ylabel("metres", fontsize=8)
+        figure.axes[0].set_ylabel("metres", fontsize=drawing.SMALL)
         figure.axes[0].legend(fontsize=7)
-        figure.savefig(file, format="svg", metadata={"Date": None})

@@ -10,7 +10,7 @@ import numpy as np
 
 from rfserve.export.errors import DataError
 from rfserve.export.training.plane import around
-from rfserve.export.training.rss_event import RssEvent
+from rfserve.export.training.rss_event import RssEvent, truths_deg
 
 CELL_M = 200.0
 FOLDS = 5
@@ -41,7 +41,7 @@ def by_place(
     """
     if not 0 <= fold < folds:
         raise DataError(f"fold: got {fold}; expected 0 to {folds - 1}")
-    places = np.array([e.transmitter_deg for e in events])
+    places = truths_deg(events)
     cells = [tuple(c) for c in np.floor(around(places).metres(places) / cell_m).astype(int)]
     distinct = sorted(set(cells))
     order = np.random.default_rng(seed).permutation(len(distinct))

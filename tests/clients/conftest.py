@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -56,15 +55,6 @@ def edited(collection: Path, tmp_path: Path) -> Callable[..., Path]:
         return meta
 
     return make
-
-
-@pytest.fixture(scope="session")
-def real() -> Path:
-    """The folder of real recordings."""
-    folder = os.environ.get("RFSERVE_RECORDINGS")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip("RFSERVE_RECORDINGS names no folder of recordings")
-    return Path(folder)
 
 
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]

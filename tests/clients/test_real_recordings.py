@@ -23,17 +23,17 @@ LIGHT_M_S = 299_792_458.0
 
 
 @pytest.fixture(scope="module")
-def dcf77(real):
-    return real / "sigmf" / "dcf77-20200813" / "dcf77-20200813.sigmf-collection"
+def dcf77(recordings):
+    return recordings / "sigmf" / "dcf77-20200813" / "dcf77-20200813.sigmf-collection"
 
 
 @pytest.fixture(scope="module")
-def anthorn(real):
-    return real / "sigmf" / "anthorn-20251207a" / "anthorn-20251207a.sigmf-collection"
+def anthorn(recordings):
+    return recordings / "sigmf" / "anthorn-20251207a" / "anthorn-20251207a.sigmf-collection"
 
 
-def test_every_event_reads_as_its_truth_says(real):
-    collections = sorted(real.glob("sigmf/*/*.sigmf-collection"))
+def test_every_event_reads_as_its_truth_says(recordings):
+    collections = sorted(recordings.glob("sigmf/*/*.sigmf-collection"))
     assert collections
     for path in collections:
         truth = json.loads((path.parent / "truth.json").read_text())
@@ -121,8 +121,8 @@ def table(tmp_path):
     return receivers.read(path)
 
 
-def test_kiwi_wav_is_the_sigmf_recording_that_was_made_from_it(real, dcf77, table):
-    (path,) = (real / "formats").glob("*.wav")
+def test_kiwi_wav_is_the_sigmf_recording_that_was_made_from_it(recordings, dcf77, table):
+    (path,) = (recordings / "formats").glob("*.wav")
     with pytest.raises(RecordingError, match="does not say where the receiver stood"):
         read_event([path])
     (wav,) = read_event([path], receivers=table)
@@ -137,16 +137,16 @@ def test_kiwi_wav_is_the_sigmf_recording_that_was_made_from_it(real, dcf77, tabl
     np.testing.assert_array_equal(cut.iq, sigmf.observe(0, 16_384).iq)
 
 
-def test_kiwi_wav_and_sigmf_of_the_others_are_one_event(real, dcf77, table):
-    (path,) = (real / "formats").glob("*.wav")
+def test_kiwi_wav_and_sigmf_of_the_others_are_one_event(recordings, dcf77, table):
+    (path,) = (recordings / "formats").glob("*.wav")
     others = [r for r in read_event([dcf77]) if r.name != "JO51xl"]
     cut = align([*others, *read_event([path], receivers=table)])
     assert [o.iq.size for o in cut] == [16_384] * 3
     assert max(o.start_ns for o in cut) - min(o.start_ns for o in cut) <= 42_000
 
 
-def test_rtl_sdr_file_is_read_with_the_notes_beside_it(real, table):
-    (path,) = (real / "formats").glob("*.cu8")
+def test_rtl_sdr_file_is_read_with_the_notes_beside_it(recordings, table):
+    (path,) = (recordings / "formats").glob("*.cu8")
     with pytest.raises(RecordingError, match=r"latitude_deg and longitude_deg are missing; .* receivers file"):
         read_event([path])
     (recording,) = read_event([path], receivers=table)
@@ -156,8 +156,8 @@ def test_rtl_sdr_file_is_read_with_the_notes_beside_it(real, table):
     assert np.abs(whole.real).max() <= 1
 
 
-def test_raw_rtl_sdr_samples_read_when_metadata_says_what_they_are(real, tmp_path):
-    (raw,) = (real / "formats").glob("*.cu8")
+def test_raw_rtl_sdr_samples_read_when_metadata_says_what_they_are(recordings, tmp_path):
+    (raw,) = (recordings / "formats").glob("*.cu8")
     data = tmp_path / "modes1.sigmf-data"
     data.symlink_to(raw)
     place = {"type": "Point", "coordinates": [13.6, 37.3]}
@@ -186,20 +186,20 @@ def test_command_refuses_anthorn_in_one_line(anthorn, capsys):
     assert err.count("\n") == 1
 
 
-def test_watch_locates_the_event_and_notes_the_one_whose_clock_had_no_fix(real, tmp_path, serve, answer):
+def test_watch_locates_the_event_and_notes_the_one_whose_clock_had_no_fix(recordings, tmp_path, serve, answer):
     state = tmp_path / "fixes.jsonl"
-    watch = ["watch", str(real / "sigmf"), "--once", "--settle-s", "0.1", "--state", str(state)]
+    watch = ["watch", str(recordings / "sigmf"), "--once", "--settle-s", "0.1", "--state", str(state)]
     assert main([*watch, "--url", serve(answer()).url]) == 1
     by_event = {found["event"].split("/")[0]: found for found in map(json.loads, state.read_text().splitlines())}
     assert by_event["dcf77-20200813"]["receivers"] == ["HB9ODP", "JO51xl", "pa0rdt"]
     assert by_event["anthorn-20251207a"]["error"] == "ClockNotLocked"
 
 
-def test_watch_groups_kiwi_wavs_by_the_time_in_their_names(real, table, tmp_path, serve, answer):
+def test_watch_groups_kiwi_wavs_by_the_time_in_their_names(recordings, table, tmp_path, serve, answer):
     state = tmp_path / "fixes.jsonl"
     options = ["--once", "--settle-s", "0.1", "--state", str(state), "--receivers", str(tmp_path / "receivers.csv")]
     group = ["--group", r"^(\d{8}T\d{6}Z)_", "--pattern", "*.wav"]
-    assert main(["watch", str(real / "formats"), *options, *group, "--url", serve(answer()).url]) == 0
+    assert main(["watch", str(recordings / "formats"), *options, *group, "--url", serve(answer()).url]) == 0
     (found,) = map(json.loads, state.read_text().splitlines())
     assert (found["event"], found["receivers"]) == ("20200813T065220Z", ["JO51xl"])
 

@@ -1,7 +1,6 @@
 """Measured features of real recordings against their ground truth."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +28,6 @@ def features(samples: np.ndarray, *, rate_hz: float) -> np.ndarray:
     with torch.inference_mode():
         answer = NETWORK(iq[None, None], rate_hz * ones, 0 * ones, torch.zeros(1, 1, 3), ones > 0)[1]
     return answer[0, 0, :3].numpy()
-
-
-@pytest.fixture(scope="module")
-def recordings() -> Path:
-    folder = os.environ.get("RFSERVE_RECORDINGS")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip("RFSERVE_RECORDINGS names no folder of recordings")
-    return Path(folder)
 
 
 def sigmf_receivers(folder: Path):

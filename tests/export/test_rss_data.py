@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +33,6 @@ def table(folder: Path, rows: list[dict[str, object]]) -> Path:
 def row(**changed: object) -> dict[str, object]:
     values = {"timestamp": "2022-07-05 10:00:00", "roof": -70.5, "wall": -90, "bus-1_rss": -60, "bus-1_x": 40.765}
     return values | {"bus-1_y": -111.841, "tx_x_coord": 40.767, "tx_y_coord": -111.843} | changed
-
-
-@pytest.fixture
-def recordings() -> Path:
-    folder = os.environ.get("RFSERVE_RECORDINGS")
-    if folder is None:
-        pytest.skip("RFSERVE_RECORDINGS names no folder of recordings")
-    return Path(folder)
 
 
 def test_table_is_read_with_what_each_receiver_heard(tmp_path):
