@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rfserve.export.commands import repository_option
 from rfserve.export.errors import ExportError, VersionNotFound
 from rfserve.export.manifest import Manifest
 from rfserve.export.model_repository import ModelRepository
-from rfserve.export.spec import MODELS, ModelSpec
+from rfserve.export.spec import MODELS, EnsembleSpec, ModelSpec, find
 from rfserve.export.spec.model import SPEC_CORES, TARGETS
 
 
@@ -20,6 +21,7 @@ def add_to(commands: Any) -> None:
     listing = commands.add_parser(
         "list", help="the versions, which targets serve them, and where their weights come from"
     )
+    listing.add_argument("models", nargs="*", metavar="MODEL", help="with what they run (default: all)")
     listing.set_defaults(run=_list)
 
     check = commands.add_parser("check", help="verify hashes, graphs and configurations again")
@@ -47,7 +49,7 @@ def add_to(commands: Any) -> None:
 
 def _list(options: argparse.Namespace) -> int:
     repository: ModelRepository = options.repository
-    for model in repository.models():
+    for model in _asked(repository, options.models):
         served = _served(repository, model)
         for version in repository.versions(model):
             manifest = repository.manifest(model, version)
@@ -60,6 +62,13 @@ def _list(options: argparse.Namespace) -> int:
         if not repository.versions(model):
             print(f"{model:20}    -  no version; write one with `rfserve-export write {model}`")
     return 0
+
+
+def _asked(repository: ModelRepository, names: Sequence[str]) -> list[str]:
+    """The named models and what these run, in the repository's order; all of it when none is named."""
+    specs = [find(name) for name in names]
+    wanted = set(names) | {step.model.name for s in specs if isinstance(s, EnsembleSpec) for step in s.steps}
+    return [model for model in repository.models() if not wanted or model in wanted]
 
 
 def _drift(manifest: Manifest) -> str:

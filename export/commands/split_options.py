@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rfserve.export.errors import DataError
 from rfserve.export.training import powder
-from rfserve.export.training.split import CELL_M, FOLDS, Split, by_day, by_place
+from rfserve.export.training.split import CELL_M, FOLDS, Split, by_day, by_place, everything
 
 
-def add_to(command: argparse.ArgumentParser) -> None:
-    """Give a command the options that `split_of` reads."""
+def add_to(command: argparse.ArgumentParser, *, may_hold_nothing: bool = False) -> None:
+    """Give a command the options that `split_of` reads; `may_hold_nothing` adds one to learn from all."""
     command.add_argument(
         "--data", type=Path, required=True, metavar="PATH", help="POWDER RSS events: .csv, .json or their folder"
     )
@@ -20,6 +20,10 @@ def add_to(command: argparse.ArgumentParser) -> None:
         "--cell-m", type=float, default=CELL_M, metavar="N", help="a place's side (default: %(default)s)"
     )
     group.add_argument("--since", metavar="YYYY-MM-DD", help="these days instead of places")
+    if may_hold_nothing:
+        group.add_argument(
+            "--everything", action="store_true", help="nothing: for weights to ship, when folds have shown the accuracy"
+        )
 
 
 def require_extra() -> None:
@@ -34,6 +38,8 @@ def require_extra() -> None:
 def split_of(options: argparse.Namespace) -> Split:
     """The split that they name; `DataError` when the data cannot be read or split so."""
     events = powder.read(options.data)
+    if getattr(options, "everything", False):
+        return everything(events)
     if options.since is not None:
         return by_day(events, since=options.since)
     if options.cell_m <= 0:

@@ -17,7 +17,7 @@ def add_to(commands: Any) -> None:
     train = commands.add_parser("train", help="train a network on measured signal strengths, export and publish it")
     train.add_argument("model", choices=HEIMDALL_NETS, metavar="MODEL", help=", ".join(HEIMDALL_NETS))
     train.add_argument("folder", type=Path, metavar="FOLDER", help="of the run: its checkpoint, figures and curves")
-    split_options.add_to(train)
+    split_options.add_to(train, may_hold_nothing=True)
     train.add_argument("--seed", type=int, default=0, help="the same one gives the same weights (default: %(default)s)")
     train.add_argument("--epochs", type=int, help="default: the recipe's")
     train.add_argument("--made", type=float, help="events of the radio map beside each measured one (default: 2)")

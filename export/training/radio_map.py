@@ -2,16 +2,17 @@
 
 For every receiver that does not move, a Gaussian process over the transmitter's place: log-distance path loss as its
 mean, and shadowing that is alike at places near each other (Gudmundson 1991: correlation exp(-d / 40 to 160 m), beside
-a smoother part of 300 m). A moving receiver gets the path loss of all of them and independent shadowing.
+a smoother part of 300 m). Moving receivers share a path loss of their own and have independent shadowing.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
 
+from rfserve.export.training.made_events import MadeEvents
 from rfserve.export.training.path_loss import NEAREST_M, Numbers, PathLoss, log_distance
 from rfserve.export.training.plane import Plane
 from rfserve.export.training.rss_event import RssEvent, truths_deg
@@ -25,6 +26,10 @@ LEAST_VARIANCE_DB2 = 4.0
 FEWEST, MOST = 50, 700
 # How much the slope of one receiver is held to that of all, in events.
 SLOPE_PRIOR = 20.0
+# Events before and after one, that say which receivers were on air: some minutes of a walk.
+NEIGHBOURS = 40
+# Of one receiver, or several: truths (n, 2), places (n, 2) and strengths (n,).
+Table = tuple[Numbers, Numbers, Numbers]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,53 +48,73 @@ class Shadowed:
 
 
 class RadioMap:
-    """Learned from events; `draw` makes new ones."""
+    """Learned from events; `made_events` are what it expects of places where nobody stood.
+
+    `common` is the path loss of all receivers, `moving` of those that move: they hear a transmitter from the street,
+    not from a roof.
+    """
 
     def __init__(self, events: Sequence[RssEvent], plane: Plane, *, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        self._events, self._plane = tuple(events), plane
+        self._events = tuple(events)
         self._truths = plane.metres(truths_deg(events))
-        self._receivers = [plane.metres(e.receivers_deg) for e in events]
+        self._places = [plane.metres(e.receivers_deg) for e in events]
         heard: dict[str, list[tuple[Numbers, Numbers, np.float64]]] = {}
-        for event, truth, places in zip(events, self._truths, self._receivers, strict=True):
+        for event, truth, places in zip(events, self._truths, self._places, strict=True):
             for name, place, rss_db in zip(event.names, places, event.rss_db, strict=True):
                 heard.setdefault(name, []).append((truth, place, rss_db))
-        tables = {name: [np.array(column) for column in zip(*heard[name], strict=True)] for name in sorted(heard)}
-        logs = np.concatenate([log_distance(truths, places) for truths, places, _ in tables.values()])
-        self.common = PathLoss.fitted(logs, np.concatenate([rss_db for _, _, rss_db in tables.values()]))
+        tables = {name: _columns(heard[name]) for name in sorted(heard)}
+        self.common = _path_loss(tables.values())
+        moving = {name: table for name, table in tables.items() if np.ptp(table[1], 0).max() >= NEAREST_M}
+        self.moving = _path_loss(moving.values()) if moving else self.common
         self.receivers: dict[str, Shadowed] = {}
         for name, (truths, places, rss_db) in tables.items():
-            if len(rss_db) >= FEWEST and np.ptp(places, 0).max() < NEAREST_M:
+            if len(rss_db) >= FEWEST and name not in moving:
                 self.receivers[name] = _shadowed(truths, places[0], rss_db, self.common, rng)
 
-    def draw(self, count: int, *, seed: int, spread_m: float, anywhere: float, weakest_db: float) -> list[RssEvent]:
-        """`count` events at new places, with the receivers on air, and the shuttles where they were, of a learned one.
+    def made_events(
+        self, count: int, *, seed: int, spread_m: float, anywhere: float, weakest_db: float
+    ) -> MadeEvents | None:
+        """What all fixed receivers would measure of `count` places; None when no fixed receiver is known well enough.
 
         Places are those of learned events moved by `spread_m` (standard deviation), and a share of `anywhere` lies
-        anywhere in their box. What falls below `weakest_db` is not heard; events that nobody hears are left out.
+        anywhere in their box. On air are, with each learned event, the fixed receivers that were heard within a few
+        minutes of it, and the moving ones where they were. What falls below `weakest_db` is not heard.
         """
+        if not self.receivers:
+            return None
         rng = np.random.default_rng(seed)
-        near = rng.integers(0, len(self._events), count)
-        places = self._truths[near] + rng.normal(0, spread_m, (count, 2))
-        on_air = rng.integers(0, len(self._events), count)
+        places = self._truths[rng.integers(0, len(self._events), count)] + rng.normal(0, spread_m, (count, 2))
         loose = rng.random(count) < anywhere
         low, high = self._truths.min(0) - spread_m, self._truths.max(0) + spread_m
         places[loose] = rng.uniform(low, high, (int(loose.sum()), 2))
-        known = {name: held.predict(places) for name, held in self.receivers.items()}
-        events = []
-        for row, number in enumerate(on_air):
-            event = self._events[number]
-            mean = self.common.at(log_distance(self._receivers[number], places[row]))
-            deviation = np.full(len(mean), self.common.sigma_db)
-            for i, name in enumerate(event.names):
-                if name in known:
-                    mean[i], deviation[i] = known[name][0][row], known[name][1][row]
-            rss_db = mean + deviation * rng.normal(size=len(mean))
-            kept = np.flatnonzero(rss_db > weakest_db)
-            if len(kept):
-                truth = self._plane.degrees(places[row])
-                events.append(replace(event.kept(kept), rss_db=rss_db[kept], transmitter_deg=truth))
-        return events
+        return MadeEvents.of(
+            places,
+            [held.predict(places) for held in self.receivers.values()],
+            [self._on_air(number) for number in range(len(self._events))],
+            moving=self.moving,
+            weakest_db=weakest_db,
+        )
+
+    def _on_air(self, number: int) -> list[tuple[int, Numbers]]:
+        """Which fixed receiver (-1 for one that moves) stood where, at a learned event."""
+        event = self._events[number]
+        near = self._events[max(0, number - NEIGHBOURS) : number + NEIGHBOURS + 1]
+        heard = {name for other in near if other.day == event.day for name in other.names}
+        fixed = [(i, held.place_m) for i, (name, held) in enumerate(self.receivers.items()) if name in heard]
+        names = zip(event.names, self._places[number], strict=True)
+        return fixed + [(-1, place) for name, place in names if name not in self.receivers]
+
+
+def _columns(rows: Sequence[tuple[Numbers, Numbers, np.float64]]) -> Table:
+    truths, places, rss_db = zip(*rows, strict=True)
+    return np.array(truths), np.array(places), np.array(rss_db)
+
+
+def _path_loss(tables: Iterable[Table]) -> PathLoss:
+    held = list(tables)
+    logs = np.concatenate([log_distance(truths, places) for truths, places, _ in held])
+    return PathLoss.fitted(logs, np.concatenate([rss_db for _, _, rss_db in held]))
 
 
 def _shadowed(

@@ -12,8 +12,12 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from rfserve.export.networks.heimdall_net import HeimdallBase
 from rfserve.export.scaling import Scaling
+from rfserve.export.training import season
 from rfserve.export.training.accuracy import measure
+from rfserve.export.training.made_events import MadeEvents
+from rfserve.export.training.path_loss import PathLoss
 from rfserve.export.training.rss_table import Jitter, RssTable
+from rfserve.export.training.season import Season
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -22,10 +26,10 @@ Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 class Recipe:
     """How a network is trained.
 
-    `made` events of the radio map join every measured one, from a pool of `made_pool`; their places are measured ones
-    moved by `made_spread_m`, but for a share `made_anywhere`. `least_sigma`, in network units, is the least that the
-    loss believes. What is published are weights averaged over steps with `average_decay`. `sigma_factor` is what the
-    published sigma is multiplied by: what other folds needed.
+    `made` events of the radio map join every measured one, at places from a pool of `made_pool`; these are measured
+    ones moved by `made_spread_m`, but for a share `made_anywhere`. `least_sigma`, in network units, is the least that
+    the loss believes. What is published are weights averaged over steps with `average_decay`. `sigma_factor` is what
+    the published sigma is multiplied by: what other folds needed.
     """
 
     epochs: int = 30
@@ -42,13 +46,15 @@ class Recipe:
     average_decay: float = 0.99
     least_sigma: float = 0.02
     jitter: Jitter = field(default_factory=Jitter)
+    season: Season = field(default_factory=Season)
 
 
 class RssTraining(LightningModule):  # type: ignore[misc]
     """Gaussian negative log-likelihood of the truth, north and east independent, over measured and made events.
 
     Everything random follows from `seed` and the epoch's number, so that a run that was killed goes on, from the last
-    whole epoch, to the same weights. `held_out` is only looked at: nothing is chosen by it.
+    whole epoch, to the same weights. `held_out` is only looked at: nothing is chosen by it. `loss` is what receivers
+    that nobody knows measure.
     """
 
     def __init__(
@@ -58,14 +64,15 @@ class RssTraining(LightningModule):  # type: ignore[misc]
         recipe: Recipe,
         *,
         measured: RssTable,
-        made: RssTable | None,
-        held_out: RssTable,
+        made: MadeEvents | None,
+        held_out: RssTable | None,
+        loss: PathLoss,
         seed: int,
     ) -> None:
         super().__init__()
         self.network = network.train()
         self.scaling, self.recipe, self.seed = scaling, recipe, seed
-        self.measured, self.made, self.held_out = measured, made, held_out
+        self.measured, self.made, self.held_out, self.loss = measured, made, held_out, loss
         without_iq(network)
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -73,7 +80,8 @@ class RssTraining(LightningModule):  # type: ignore[misc]
         return DataLoader(_Epoch(self), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """What is held out, in one batch."""
+        """What is held out, in one batch; the trainer does not ask when that is nothing."""
+        assert self.held_out is not None  # noqa: S101
         whole = (*self._inputs(self.held_out), self.held_out.targets(self.scaling))
         return DataLoader([whole], batch_size=None)  # type: ignore[arg-type]
 
@@ -84,8 +92,8 @@ class RssTraining(LightningModule):  # type: ignore[misc]
         for which in torch.split(order, self.recipe.batch):
             table = self.measured.rows(which)
             if self.made is not None:
-                extra = torch.randint(len(self.made), (round(self.recipe.made * len(which)),), generator=generator)
-                table = table.joined(self.made.rows(extra))
+                table = table.joined(self.made.draw(round(self.recipe.made * len(which)), generator))
+            table = season.changed(table, self.recipe.season, self.loss, generator)
             table = table.jittered(self.recipe.jitter, generator)
             yield (*self._inputs(table), table.targets(self.scaling))
 

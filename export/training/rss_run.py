@@ -25,6 +25,8 @@ from rfserve.export.progress import Report
 from rfserve.export.registry import Registry
 from rfserve.export.spec import ModelSpec
 from rfserve.export.training.curves import Curves
+from rfserve.export.training.made_events import MadeEvents
+from rfserve.export.training.path_loss import PathLoss
 from rfserve.export.training.plane import Plane, around
 from rfserve.export.training.radio_map import RadioMap
 from rfserve.export.training.rss_event import truths_deg
@@ -78,12 +80,14 @@ def train(run: Run, report: Report) -> Trained:
     seed_everything(run.seed, workers=True, verbose=False)
     plane = around(truths_deg(run.split.learned))
     measured = RssTable.of(run.split.learned, plane)
-    made = _made(run, plane, report)
+    made, loss = _made(run, plane, report)
     network = build(run.spec, seed=run.seed)
     assert isinstance(network, HeimdallBase)  # noqa: S101 - the command offers nothing else
     scaling = learned_scaling(measured, plane, network.max_receivers, run.recipe.sigma_factor)
-    held_out = RssTable.of(run.split.held_out, plane)
-    training = RssTraining(network, scaling, run.recipe, measured=measured, made=made, held_out=held_out, seed=run.seed)
+    held_out = RssTable.of(run.split.held_out, plane) if run.split.held_out else None
+    training = RssTraining(
+        network, scaling, run.recipe, measured=measured, made=made, held_out=held_out, loss=loss, seed=run.seed
+    )
     curves = Curves()
     callbacks: list[Any] = [
         EMAWeightAveraging(decay=run.recipe.average_decay),
@@ -95,7 +99,7 @@ def train(run: Run, report: Report) -> Trained:
     if run.repository is not None:
         export = ExportOnFitEnd(run.spec.name, run.repository, registry=run.registry, strict=True)
         callbacks.append(export)
-    report(f"training on {len(measured)} events and {0 if made is None else len(made)} made ones")
+    report(f"training on {len(measured)} events, and made ones at {0 if made is None else len(made)} places")
     trainer = Trainer(
         accelerator="cpu",
         callbacks=callbacks,
@@ -104,6 +108,7 @@ def train(run: Run, report: Report) -> Trained:
         logger=False,
         max_epochs=run.recipe.epochs,
         gradient_clip_val=run.recipe.gradient_norm,
+        limit_val_batches=0 if held_out is None else 1,
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,
     )
@@ -180,21 +185,23 @@ def _begin(run: Run, asked: Mapping[str, Any]) -> Path | None:
     return checkpoint if checkpoint.exists() else None
 
 
-def _made(run: Run, plane: Plane, report: Report) -> RssTable | None:
+def _made(run: Run, plane: Plane, report: Report) -> tuple[MadeEvents | None, PathLoss]:
+    """The events that a radio map makes, and the path loss of all receivers."""
     recipe = run.recipe
-    if not recipe.made:
-        return None
     report("learning a radio map of every fixed receiver")
     # What NumPy and SciPy compute with; other numbers of threads round differently.
     with threadpool_limits(run.threads):
-        drawn = RadioMap(run.split.learned, plane, seed=run.seed).draw(
+        radio_map = RadioMap(run.split.learned, plane, seed=run.seed)
+        if not recipe.made:
+            return None, radio_map.common
+        made = radio_map.made_events(
             recipe.made_pool,
             seed=run.seed,
             spread_m=recipe.made_spread_m,
             anywhere=recipe.made_anywhere,
             weakest_db=NOISE_DB,
         )
-    return RssTable.of([e for e in drawn if len(e.names) >= recipe.jitter.fewest], plane)
+    return made, radio_map.common
 
 
 def _machine() -> dict[str, Any]:

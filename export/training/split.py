@@ -18,18 +18,32 @@ FOLDS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Events to learn from and events that are held out, and what sets them apart."""
+    """Events to learn from and events that are held out, and what sets them apart; with nothing held out, nothing is
+    known of the places between.
+    """
 
     name: str
     learned: tuple[RssEvent, ...]
     held_out: tuple[RssEvent, ...]
 
     def __post_init__(self) -> None:
-        if not (self.learned and self.held_out):
+        if not self.learned:
+            raise DataError(f"split {self.name}: got 0 events to learn from; give more data, or another split")
+
+    @property
+    def judged(self) -> "Split":
+        """Itself; `DataError` when it holds nothing out that could be judged by."""
+        if not self.held_out:
             raise DataError(
-                f"split {self.name}: got {len(self.learned)} events to learn from and {len(self.held_out)} held out; "
+                f"split {self.name}: got {len(self.learned)} events to learn from and 0 held out; "
                 "expected some of both: give more data, or another split"
             )
+        return self
+
+
+def everything(events: Sequence[RssEvent]) -> Split:
+    """Hold nothing out: for weights that go to users, when folds have shown what the recipe is worth."""
+    return Split(name="everything, nothing held out", learned=tuple(events), held_out=())
 
 
 def by_place(
@@ -50,7 +64,7 @@ def by_place(
         name=f"places, {cell_m:g} m cells, fold {fold + 1} of {folds}",
         learned=tuple(e for e, c in zip(events, cells, strict=True) if c not in held),
         held_out=tuple(e for e, c in zip(events, cells, strict=True) if c in held),
-    )
+    ).judged
 
 
 def by_day(events: Sequence[RssEvent], *, since: str) -> Split:
@@ -59,4 +73,4 @@ def by_day(events: Sequence[RssEvent], *, since: str) -> Split:
         name=f"days since {since}",
         learned=tuple(e for e in events if e.day < since),
         held_out=tuple(e for e in events if e.day >= since),
-    )
+    ).judged

@@ -23,15 +23,19 @@ from rfserve.export.networks.catalog import build
 from rfserve.export.networks.scaled import in_physical_units
 from rfserve.export.repository import Repository
 from rfserve.export.spec import GRAPHS
+from rfserve.export.training import season
 from rfserve.export.training.accuracy import measure
 from rfserve.export.training.baselines import BASELINES
+from rfserve.export.training.made_events import path_loss_db
+from rfserve.export.training.path_loss import PathLoss
 from rfserve.export.training.plane import around
 from rfserve.export.training.radio_map import RadioMap
 from rfserve.export.training.rss_module import Recipe, RssTraining
 from rfserve.export.training.rss_run import Run, Trained, train
 from rfserve.export.training.rss_table import UNHEARD, Jitter, RssTable, learned_scaling
 from rfserve.export.training.rss_tensors import tensors
-from rfserve.export.training.split import by_place
+from rfserve.export.training.season import Season
+from rfserve.export.training.split import by_place, everything
 from rfserve.server.process import ServerOptions
 
 SPEC = GRAPHS["heimdall_net"]
@@ -111,12 +115,60 @@ def test_radio_map_finds_the_path_loss_and_predicts_unseen_places():
         mean, deviation = found.receivers[name].predict(truths)
         assert np.sqrt(np.mean((mean - [e.rss_db[i] for e in asked]) ** 2)) < 1.5
         assert (deviation >= 2.0).all()
-    drawn = found.draw(400, seed=1, spread_m=50, anywhere=0.2, weakest_db=-85)
-    again = found.draw(400, seed=1, spread_m=50, anywhere=0.2, weakest_db=-85)
-    assert [e.rss_db.tolist() for e in drawn] == [e.rss_db.tolist() for e in again]
-    assert min(e.rss_db.min() for e in drawn) > -85
-    places = PLANE.metres(np.array([e.transmitter_deg for e in drawn]))
-    assert 300 < np.abs(places).max() < 1000
+    assert found.moving == found.common
+    made = found.made_events(400, seed=1, spread_m=50, anywhere=0.2, weakest_db=-85)
+    assert made is not None
+    table = made.draw(300, torch.Generator().manual_seed(0))
+    again = made.draw(300, torch.Generator().manual_seed(0))
+    assert torch.equal(table.rss_db, again.rss_db)
+    heard = table.rss_db > UNHEARD
+    strengths = table.rss_db.masked_fill(~heard, -200).amax(1)
+    assert bool((table.rss_db[heard & (table.rss_db < strengths.unsqueeze(1))] > -85).all())
+    assert bool(heard.any(1).all())
+    assert 300 < float(table.truths_m.abs().max()) < 1000
+    expected = path_loss_db(found.common, table.receivers_m, table.truths_m)
+    assert float((table.rss_db - expected)[heard].mean()) == pytest.approx(0, abs=0.3)
+
+
+def test_moving_receivers_have_a_path_loss_of_their_own():
+    """They hear from the street, 12 dB better than the rest: one line for all of them would say 9 dB too little."""
+    louder, north = np.array([12.0, 0, 0, 0]), np.array([[1e-5, 0], [0, 0], [0, 0], [0, 0]])
+    events = [
+        replace(e, rss_db=e.rss_db + louder, receivers_deg=e.receivers_deg + i * north)
+        for i, e in enumerate(walk(200, receivers=4, shadowing_db=0.5))
+    ]
+    found = RadioMap(events, PLANE, seed=0)
+    assert list(found.receivers) == ["r01", "r02", "r03"]
+    assert found.moving.level_db == pytest.approx(-8, abs=1)
+    made = found.made_events(50, seed=0, spread_m=50, anywhere=0.2, weakest_db=-200)
+    assert made is not None
+    table = made.draw(200, torch.Generator().manual_seed(0))
+    moves = made.fixed[0] < 0
+    left = table.rss_db - path_loss_db(found.moving, table.receivers_m, table.truths_m)
+    assert int(moves.sum()) == 1
+    assert float(left[:, moves].mean()) == pytest.approx(0, abs=0.3)
+
+
+def test_another_season_changes_gains_and_places_and_keeps_the_truth():
+    table = RssTable.of(EVENTS, PLANE)
+    loss = PathLoss(slope_db=-20, level_db=-20, sigma_db=0)
+    still = Season(gain_share=0, elsewhere_share=0)
+    same = season.changed(table, still, loss, torch.Generator().manual_seed(0))
+    assert torch.equal(same.rss_db, table.rss_db)
+    assert torch.equal(same.receivers_m, table.receivers_m)
+    louder = season.changed(
+        table, replace(still, gain_share=1.0, broken_share=0), loss, torch.Generator().manual_seed(0)
+    )
+    deviation = (louder.rss_db - table.rss_db).std(1)
+    assert float(deviation.max()) == pytest.approx(8, abs=3)
+    assert float(deviation.mean()) == pytest.approx(4, abs=0.5)
+    away = replace(still, elsewhere_share=1.0, unknown_db=0, odd_share=0)
+    moved = season.changed(table, away, loss, torch.Generator().manual_seed(0))
+    there = (moved.receivers_m != table.receivers_m).any(-1)
+    assert 0.4 < float(there.float().mean()) < 0.6
+    left = moved.rss_db - path_loss_db(loss, moved.receivers_m, table.truths_m)
+    assert float(left[there].abs().max()) < 1e-3
+    assert torch.equal(moved.truths_m, table.truths_m)
 
 
 def test_trained_network_is_published_and_ignores_iq_and_ids(tmp_path):
@@ -177,11 +229,20 @@ def test_folder_of_another_run_is_not_taken(tmp_path):
         run(tmp_path / "new", resume=True)
 
 
+def test_nothing_need_be_held_out(tmp_path):
+    trained = run(tmp_path / "a", split=everything(EVENTS))
+    assert set(trained.figures) == {"train_nll"}
+    with pytest.raises(DataError, match="0 held out"):
+        everything(EVENTS).judged  # noqa: B018
+
+
 def test_every_measured_event_is_learned_once_an_epoch():
     table = RssTable.of(EVENTS, PLANE)
-    still = Recipe(batch=32, made=0, jitter=Jitter(rss_db=0, level_db=0, truth_m=0, receiver_dropout=0))
+    jitter = Jitter(rss_db=0, level_db=0, truth_m=0, receiver_dropout=0)
+    still = Recipe(batch=32, made=0, jitter=jitter, season=Season(gain_share=0, elsewhere_share=0))
     scaling = learned_scaling(table, PLANE, 10)
-    training = RssTraining(build(SPEC), scaling, still, measured=table, made=None, held_out=table, seed=0)
+    loss = PathLoss(slope_db=-20, level_db=-20, sigma_db=0)
+    training = RssTraining(build(SPEC), scaling, still, measured=table, made=None, held_out=table, loss=loss, seed=0)
     epochs = [torch.cat([batch[-1] for batch in training.batches(epoch)]) for epoch in (0, 1, 0)]
     assert torch.equal(epochs[0], epochs[2])
     assert not torch.equal(epochs[0], epochs[1])

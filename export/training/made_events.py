@@ -1,0 +1,87 @@
+"""Events that nobody measured: places, and what a radio map says that each receiver hears of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rfserve.export.training.path_loss import NEAREST_M, Numbers, PathLoss
+from rfserve.export.training.rss_table import UNHEARD, RssTable
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MadeEvents:
+    """Everything that new events are drawn from, FP32 and metres north and east.
+
+    `places_m` (places, 2); `mean_db` and `sigma_db` (places, fixed) what each fixed receiver measures of them. Who was
+    on air at a moment: `fixed` (moments, receivers) INT64, -1 for a moving one, at `receivers_m` (moments, receivers,
+    2), where `present` (moments, receivers) BOOL. `moving` is the path loss to those that move. What is received below
+    `weakest_db` is not heard, but for the strongest.
+    """
+
+    places_m: Tensor
+    mean_db: Tensor
+    sigma_db: Tensor
+    fixed: Tensor
+    receivers_m: Tensor
+    present: Tensor
+    moving: PathLoss
+    weakest_db: float
+
+    def __len__(self) -> int:
+        return len(self.places_m)
+
+    @classmethod
+    def of(
+        cls,
+        places_m: Numbers,
+        measured_db: Sequence[tuple[Numbers, Numbers]],
+        on_air: Sequence[Sequence[tuple[int, Numbers]]],
+        *,
+        moving: PathLoss,
+        weakest_db: float,
+    ) -> "MadeEvents":
+        """From places (places, 2), mean and deviation (places) of each fixed receiver, and each moment's receivers on
+        air: the number of a fixed one, or -1, and its place.
+        """
+        width = max(len(moment) for moment in on_air)
+        fixed = torch.full((len(on_air), width), -1)
+        receivers = torch.zeros(len(on_air), width, 2)
+        for row, moment in enumerate(on_air):
+            for column, (number, place) in enumerate(moment):
+                fixed[row, column] = number
+                receivers[row, column] = torch.from_numpy(place)
+        counts = torch.tensor([len(moment) for moment in on_air])
+        return cls(
+            places_m=torch.from_numpy(places_m).float(),
+            mean_db=torch.from_numpy(np.stack([mean for mean, _ in measured_db], 1)).float(),
+            sigma_db=torch.from_numpy(np.stack([deviation for _, deviation in measured_db], 1)).float(),
+            fixed=fixed,
+            receivers_m=receivers,
+            present=torch.arange(width) < counts.unsqueeze(1),
+            moving=moving,
+            weakest_db=weakest_db,
+        )
+
+    def draw(self, count: int, generator: torch.Generator) -> RssTable:
+        """`count` events, each of any place at any moment, with an error of its own at each receiver."""
+        place = torch.randint(len(self.places_m), (count,), generator=generator)
+        moment = torch.randint(len(self.fixed), (count,), generator=generator)
+        fixed, receivers, truths = self.fixed[moment], self.receivers_m[moment], self.places_m[place]
+        error = torch.randn(fixed.shape, generator=generator)
+        moves, known, on_air = fixed < 0, fixed.clamp(min=0), self.present[moment]
+        mean = torch.where(moves, path_loss_db(self.moving, receivers, truths), self.mean_db[place].gather(1, known))
+        sigma = torch.where(moves, self.moving.sigma_db, self.sigma_db[place].gather(1, known))
+        rss_db = torch.where(on_air, mean + sigma * error, UNHEARD)
+        strongest = rss_db == rss_db.amax(1, keepdim=True)
+        heard = on_air & ((rss_db > self.weakest_db) | strongest)
+        return RssTable(rss_db=torch.where(heard, rss_db, UNHEARD), receivers_m=receivers, truths_m=truths)
+
+
+def path_loss_db(loss: PathLoss, receivers_m: Tensor, truths_m: Tensor) -> Tensor:
+    """The mean strength that receivers (n, receivers, 2) have of transmitters (n, 2): (n, receivers)."""
+    apart = (receivers_m - truths_m.unsqueeze(1)).norm(dim=-1).clamp(min=NEAREST_M)
+    mean: Tensor = loss.level_db + loss.slope_db * apart.log10()
+    return mean
