@@ -9,17 +9,19 @@ from rfserve.export.networks.iq_encoder import MBCONV
 from rfserve.export.networks.receiver_encoder import WIDTH, ActiveRows, ReceiverEncoder, finite, norm_block
 from rfserve.export.networks.selection import where
 from rfserve.export.networks.set_pooling import SetPooling
+from rfserve.export.spec.models.heimdall_net import CALIBRATIONS, MAX_RECEIVERS
 
 
 class HeimdallBase(nn.Module):
     """What the two HeimdallNets share; the set aggregator is the subclass's.
 
     The result of a row depends on its active receivers only: not on their order, on the number of padded slots or on
-    what stands in them (canonical padding). A row with no active receiver, more than `max_receivers` of them, a
-    non-finite number or an id out of range gives NaN for itself alone, and no operator fails.
+    what stands in them (canonical padding: as Heimdall's, with masked slots up to `max_receivers`). More active
+    receivers than that have no padding. A row with no active receiver, more than `MAX_RECEIVERS` of them, a
+    non-finite number or an id that is not below `max_receivers` gives NaN for itself alone, and no operator fails.
     """
 
-    def __init__(self, *, max_receivers: int = 10, order: str = MBCONV) -> None:
+    def __init__(self, *, max_receivers: int = CALIBRATIONS, order: str = MBCONV) -> None:
         super().__init__()
         self.max_receivers = max_receivers
         self.receiver_encoder = ReceiverEncoder(max_receivers=max_receivers, order=order)
@@ -43,7 +45,7 @@ class HeimdallBase(nn.Module):
         known = ids.clamp(0, self.max_receivers - 1)
         sound = finite(iq) & finite(row_features) & finite(rows.gather(positions)) & (known == ids)
         count = mask.sum(1)
-        usable = (rows.scatter(sound) | ~mask).all(1) & (count > 0) & (count <= self.max_receivers)
+        usable = (rows.scatter(sound) | ~mask).all(1) & (count > 0) & (count <= MAX_RECEIVERS)
         aggregated = self._encode_and_aggregate(rows, iq, row_features, known, mask)
         fused = self.global_fusion(torch.cat([aggregated, self.geometry_encoder(positions, mask)], -1))
         position = self.position_head(fused)
@@ -60,7 +62,7 @@ class HeimdallBase(nn.Module):
 class HeimdallNet(HeimdallBase):
     """HeimdallNet: masked pooling. 2,001,417 parameters and buffers as Heimdall saves them."""
 
-    def __init__(self, *, max_receivers: int = 10, order: str = MBCONV) -> None:
+    def __init__(self, *, max_receivers: int = CALIBRATIONS, order: str = MBCONV) -> None:
         super().__init__(max_receivers=max_receivers, order=order)
         self.set_aggregator = SetPooling(max_receivers=max_receivers)
 

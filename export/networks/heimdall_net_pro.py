@@ -7,12 +7,13 @@ from rfserve.export.networks.heimdall_net import HeimdallBase
 from rfserve.export.networks.iq_encoder import MBCONV
 from rfserve.export.networks.performer import SetAttention
 from rfserve.export.networks.receiver_encoder import ActiveRows
+from rfserve.export.spec.models.heimdall_net import CALIBRATIONS
 
 
 class HeimdallNetPro(HeimdallBase):
     """HeimdallNetPro: a padded slot's key is that of a receiver with id 0 whose IQ and features are zero."""
 
-    def __init__(self, *, max_receivers: int = 10, order: str = MBCONV) -> None:
+    def __init__(self, *, max_receivers: int = CALIBRATIONS, order: str = MBCONV) -> None:
         super().__init__(max_receivers=max_receivers, order=order)
         self.set_aggregator = SetAttention(max_receivers=max_receivers)
 

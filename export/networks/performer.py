@@ -86,7 +86,7 @@ class SetAttention(nn.Module):
         kept = active.unsqueeze(-1)
         x = where(kept, x, 0.0)
         count = kept.sum(1).to(x.dtype)
-        pads = self.max_receivers - count.squeeze(-1)
+        pads = (self.max_receivers - count.squeeze(-1)).clamp(min=0)
         attended = self.attention(self.pre_norm(x), active, self.pre_norm(pad), pads)
         out = self.post_norm(attended + x)
         highest = where(kept, out, -torch.inf).amax(1)

@@ -22,8 +22,8 @@ LENGTHS_M = (40.0, 80.0, 160.0)
 NOISES_DB2 = (4.0, 9.0, 16.0)
 SMOOTH_M, ROUGH_SHARE = 300.0, 0.6
 LEAST_VARIANCE_DB2 = 4.0
-# Fewer places than these say nothing of shadowing; more than those cost time and add little.
-FEWEST, MOST = 50, 700
+# Fewer places than these say nothing of shadowing. Some are enough to choose the lengths.
+FEWEST, CHOOSING, MOST = 50, 700, 2500
 # How much the slope of one receiver is held to that of all, in events.
 SLOPE_PRIOR = 20.0
 # Events before and after one, that say which receivers were on air: some minutes of a walk.
@@ -127,7 +127,8 @@ def _shadowed(
     towards = np.array([common.slope_db, common.level_db])
     slope, level = np.linalg.solve(columns.T @ columns + prior, columns.T @ rss_db + prior @ towards)
     left = rss_db - level - slope * logs
-    kept = np.sort(rng.permutation(len(left))[:MOST])
+    order = rng.permutation(len(left))
+    some, most = np.sort(order[:CHOOSING]), np.sort(order[:MOST])
     best: tuple[float, float, GaussianProcessRegressor] | None = None
     for length in LENGTHS_M:
         for noise in NOISES_DB2:
@@ -135,10 +136,10 @@ def _shadowed(
             rough = ConstantKernel(ROUGH_SHARE * variance) * Matern(length, nu=0.5)
             smooth = ConstantKernel((1 - ROUGH_SHARE) * variance) * RBF(SMOOTH_M)
             process = GaussianProcessRegressor(rough + smooth, alpha=noise, optimizer=None)
-            process.fit(truths_m[kept], left[kept])
+            process.fit(truths_m[some], left[some])
             likely = float(process.log_marginal_likelihood_value_)
             if best is None or likely > best[0]:
                 best = (likely, noise, process)
     assert best is not None  # noqa: S101 - the lists above are not empty
     loss = PathLoss(slope_db=float(slope), level_db=float(level), sigma_db=float(np.std(left)))
-    return Shadowed(place_m=place_m, loss=loss, left=best[2], noise_db2=best[1])
+    return Shadowed(place_m=place_m, loss=loss, left=best[2].fit(truths_m[most], left[most]), noise_db2=best[1])

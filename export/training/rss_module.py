@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from rfserve.export.networks.heimdall_net import HeimdallBase
 from rfserve.export.scaling import Scaling
+from rfserve.export.spec.models.heimdall_net import MAX_RECEIVERS
 from rfserve.export.training import season
 from rfserve.export.training.accuracy import measure
 from rfserve.export.training.made_events import MadeEvents
@@ -32,10 +33,10 @@ class Recipe:
     the published sigma is multiplied by: what other folds needed.
     """
 
-    epochs: int = 30
+    epochs: int = 70
     batch: int = 64
     made: float = 2.0
-    made_pool: int = 20_000
+    made_pool: int = 12_000
     made_spread_m: float = 150.0
     made_anywhere: float = 0.3
     sigma_factor: float = 1.0
@@ -43,7 +44,7 @@ class Recipe:
     weight_decay: float = 1e-2
     warm_up_share: float = 0.1
     gradient_norm: float = 1.0
-    average_decay: float = 0.99
+    average_decay: float = 0.995
     least_sigma: float = 0.02
     jitter: Jitter = field(default_factory=Jitter)
     season: Season = field(default_factory=Season)
@@ -138,7 +139,7 @@ class RssTraining(LightningModule):  # type: ignore[misc]
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
     def _inputs(self, table: RssTable) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        return table.inputs(self.scaling, self.network.max_receivers)
+        return table.inputs(self.scaling, MAX_RECEIVERS)
 
     def _nll(self, batch: Batch) -> Tensor:
         position, sigma = self.network(*batch[:-1])

@@ -24,6 +24,7 @@ from rfserve.export.networks.heimdall_net import HeimdallBase
 from rfserve.export.progress import Report
 from rfserve.export.registry import Registry
 from rfserve.export.spec import ModelSpec
+from rfserve.export.spec.models.heimdall_net import MAX_RECEIVERS
 from rfserve.export.training.curves import Curves
 from rfserve.export.training.made_events import MadeEvents
 from rfserve.export.training.path_loss import PathLoss
@@ -83,7 +84,7 @@ def train(run: Run, report: Report) -> Trained:
     made, loss = _made(run, plane, report)
     network = build(run.spec, seed=run.seed)
     assert isinstance(network, HeimdallBase)  # noqa: S101 - the command offers nothing else
-    scaling = learned_scaling(measured, plane, network.max_receivers, run.recipe.sigma_factor)
+    scaling = learned_scaling(measured, plane, MAX_RECEIVERS, run.recipe.sigma_factor)
     held_out = RssTable.of(run.split.held_out, plane) if run.split.held_out else None
     training = RssTraining(
         network, scaling, run.recipe, measured=measured, made=made, held_out=held_out, loss=loss, seed=run.seed

@@ -26,7 +26,9 @@ class Jitter:
 
     `rss_db` is each receiver's own error and `level_db` one of them all (another transmitter, another antenna),
     `truth_m` the error of the truth, all standard deviations. A share of receivers, uniform up to `receiver_dropout`
-    and new for each event, is not heard; `fewest` are kept. It happens to `dropout_share` of the events.
+    and new for each event, is not heard; `fewest` are kept. It happens to `dropout_share` of the events. Of
+    `strongest_share` of them only the strongest remain, as many as lie between the two of `strongest`: not everybody
+    sends all that was received.
     """
 
     rss_db: float = 1.0
@@ -35,6 +37,8 @@ class Jitter:
     receiver_dropout: float = 0.6
     dropout_share: float = 0.5
     fewest: int = 4
+    strongest_share: float = 0.25
+    strongest: tuple[int, int] = (6, 12)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,8 +93,13 @@ class RssTable:
         kept = heard & (torch.rand(count, width, generator=generator) >= share)
         enough = kept.sum(1, keepdim=True) >= jitter.fewest
         changed = self.rss_db + jitter.rss_db * normal(count, width) + jitter.level_db * normal(count, 1)
+        changed = torch.where(torch.where(enough, kept, heard), changed, UNHEARD)
+        fewest, most = jitter.strongest
+        limit = torch.randint(fewest, most + 1, (count, 1), generator=generator)
+        all_of_them = torch.rand(count, 1, generator=generator) >= jitter.strongest_share
+        rank = torch.sort(changed, dim=1, descending=True, stable=True).indices.argsort(1)
         return RssTable(
-            rss_db=torch.where(torch.where(enough, kept, heard), changed, UNHEARD),
+            rss_db=torch.where(all_of_them | (rank < limit), changed, UNHEARD),
             receivers_m=self.receivers_m,
             truths_m=self.truths_m + jitter.truth_m * normal(count, 2),
         )

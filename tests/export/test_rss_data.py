@@ -123,10 +123,10 @@ def test_splits_with_an_empty_side_are_refused():
 
 def test_tensors_hold_the_strongest_receivers_in_the_units_of_the_spec():
     spec = GRAPHS["heimdall_net"]
-    events = walk(3)
+    events = walk(3, receivers=40)
     held = tensors(spec, events)
     spec.check(held)
-    strongest = np.sort(events[1].rss_db)[::-1][:10]
+    strongest = np.sort(events[1].rss_db)[::-1][:32]
     assert np.allclose(held["features"][1, :, 0], strongest - NOISE_DB, atol=1e-4)
     first = int(np.argmax(events[1].rss_db))
     assert np.allclose(held["receiver_positions"][1, 0, :2], events[1].receivers_deg[first], atol=1e-5)

@@ -23,6 +23,7 @@ from rfserve.export.networks.catalog import build
 from rfserve.export.networks.scaled import in_physical_units
 from rfserve.export.repository import Repository
 from rfserve.export.spec import GRAPHS
+from rfserve.export.spec.models.heimdall_net import MAX_RECEIVERS
 from rfserve.export.training import season
 from rfserve.export.training.accuracy import measure
 from rfserve.export.training.baselines import BASELINES
@@ -53,8 +54,8 @@ def run(folder: Path, **changed: object) -> Trained:
 def network_inputs(events):
     """What training feeds the network, and the scaling."""
     table = RssTable.of(events, PLANE)
-    scaling = learned_scaling(table, PLANE, 10, sigma_factor=1.3)
-    return table.inputs(scaling, 10), scaling
+    scaling = learned_scaling(table, PLANE, MAX_RECEIVERS, sigma_factor=1.3)
+    return table.inputs(scaling, MAX_RECEIVERS), scaling
 
 
 def test_seed_repeats_bit_for_bit_and_another_one_does_not(tmp_path):
@@ -75,6 +76,8 @@ def test_training_feeds_what_the_served_network_is_fed(model):
     held = [torch.from_numpy(a) for a in tensors(GRAPHS[model], events).values()]
     # IQ of zeros depends on its length at the edges; the network that is trained ignores it.
     held[0] = inputs[0]
+    # The table is as wide as its events.
+    held = [held[0], *(array[:, : inputs[4].shape[1]] for array in held[1:])]
     found, metres = served(*held)
     unit = torch.tensor(scaling.target_scale)
     expected = PLANE.degrees((position * unit + torch.tensor(scaling.target_offset)).detach().double().numpy())
@@ -93,7 +96,7 @@ def test_scaling_comes_from_what_is_learned():
 
 def test_jitter_keeps_what_it_must_and_changes_the_rest():
     table = RssTable.of(EVENTS, PLANE)
-    jitter = Jitter(receiver_dropout=0.9, dropout_share=1.0)
+    jitter = Jitter(receiver_dropout=0.9, dropout_share=1.0, strongest_share=0)
     found = table.jittered(jitter, torch.Generator().manual_seed(0))
     heard = (found.rss_db > UNHEARD).sum(1)
     assert int(heard.min()) >= jitter.fewest
@@ -103,6 +106,17 @@ def test_jitter_keeps_what_it_must_and_changes_the_rest():
     assert float(moved.std()) == pytest.approx((jitter.rss_db**2 + jitter.level_db**2) ** 0.5, rel=0.1)
     assert float((found.truths_m - table.truths_m).std()) == pytest.approx(jitter.truth_m, rel=0.15)
     assert not kept[~(table.rss_db > UNHEARD)].any()
+
+
+def test_jitter_sometimes_leaves_only_the_strongest():
+    table = RssTable.of(EVENTS, PLANE)
+    jitter = Jitter(rss_db=0, receiver_dropout=0, strongest_share=1.0, strongest=(5, 7))
+    found = table.jittered(jitter, torch.Generator().manual_seed(0))
+    heard = found.rss_db > UNHEARD
+    assert set(heard.sum(1).tolist()) == {5, 6, 7}
+    weakest_kept = table.rss_db.masked_fill(~heard, torch.inf).amin(1)
+    strongest_gone = table.rss_db.masked_fill(heard, -torch.inf).amax(1)
+    assert bool((weakest_kept >= strongest_gone).all())
 
 
 def test_radio_map_finds_the_path_loss_and_predicts_unseen_places():
@@ -238,7 +252,7 @@ def test_nothing_need_be_held_out(tmp_path):
 
 def test_every_measured_event_is_learned_once_an_epoch():
     table = RssTable.of(EVENTS, PLANE)
-    jitter = Jitter(rss_db=0, level_db=0, truth_m=0, receiver_dropout=0)
+    jitter = Jitter(rss_db=0, level_db=0, truth_m=0, receiver_dropout=0, strongest_share=0)
     still = Recipe(batch=32, made=0, jitter=jitter, season=Season(gain_share=0, elsewhere_share=0))
     scaling = learned_scaling(table, PLANE, 10)
     loss = PathLoss(slope_db=-20, level_db=-20, sigma_db=0)

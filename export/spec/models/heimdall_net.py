@@ -5,10 +5,13 @@ from rfserve.export.spec.model import ModelSpec, Placement
 from rfserve.export.spec.precision import FP16, INT8, DriftLimit
 from rfserve.export.spec.tensor import Axis, DType, TensorSpec, Values
 
-MAX_RECEIVERS = 10
+# Heimdall trains ten calibrations, and pads to ten receivers.
+CALIBRATIONS = 10
+# Its pooling takes any number; strengths of a whole campus are a few kilobytes.
+MAX_RECEIVERS = 32
 WINDOW_SAMPLES = 1024
 
-RECEIVERS = Axis(name="receivers", minimum=1, maximum=MAX_RECEIVERS, served=MAX_RECEIVERS, padded=True)
+RECEIVERS = Axis(name="receivers", minimum=1, maximum=MAX_RECEIVERS, served=10, padded=True)
 SAMPLES = Axis(name="samples", minimum=256, maximum=16384, served=WINDOW_SAMPLES)
 
 IQ_DATA = TensorSpec(
@@ -40,8 +43,8 @@ RECEIVER_IDS = TensorSpec(
     dtype=DType.INT64,
     axes=("receivers",),
     unit="-",
-    meaning=f"which calibration the receiver uses, 0 to {MAX_RECEIVERS - 1}",
-    values=Values(kind="ids", low=0, high=MAX_RECEIVERS),
+    meaning=f"which calibration the receiver uses, 0 to {CALIBRATIONS - 1}",
+    values=Values(kind="ids", low=0, high=CALIBRATIONS),
 )
 MASK = TensorSpec(
     name="mask",

@@ -3,16 +3,17 @@
 from rfserve.export.spec.device import measured, promised
 from rfserve.export.spec.model import ModelSpec, Placement
 from rfserve.export.spec.models.heimdall_net import (
+    CALIBRATIONS,
     FEATURES,
     MASK,
-    MAX_RECEIVERS,
     RECEIVER_POSITIONS,
     WINDOW_SAMPLES,
 )
 from rfserve.export.spec.precision import FP16, FRONT_END_PRECISION, INT8
 from rfserve.export.spec.tensor import Axis, DType, TensorSpec, Values
 
-RAW_RECEIVERS = Axis(name="receivers", minimum=1, maximum=MAX_RECEIVERS, served=MAX_RECEIVERS, padded=True)
+# Recordings are megabytes: no more of them than there are calibrations.
+RAW_RECEIVERS = Axis(name="receivers", minimum=1, maximum=CALIBRATIONS, served=CALIBRATIONS, padded=True)
 RAW_SAMPLES = Axis(name="raw_samples", minimum=WINDOW_SAMPLES, maximum=65536, served=16384)
 
 RAW_IQ = TensorSpec(
