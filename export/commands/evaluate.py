@@ -22,10 +22,15 @@ def add_to(commands: Any) -> None:
     evaluate.add_argument(
         "--learn-from", type=Path, metavar="PATH", help="other events for the baselines; all of --data is then located"
     )
+    evaluate.add_argument(
+        "--receivers", type=int, metavar="N", help="leave each event its strongest N (default: all that heard it)"
+    )
     evaluate.add_argument("--url", default="127.0.0.1:8001", metavar="HOST:PORT", help="gRPC of the running server")
     evaluate.add_argument("--version", type=int, help="of the model (default: the one that is served)")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    evaluate.add_argument("--plots", type=Path, metavar="FOLDER", help="draw calibration.svg and sensitivity.svg there")
+    evaluate.add_argument(
+        "--plots", type=Path, metavar="FOLDER", help="draw map.svg, calibration.svg and sensitivity.svg there"
+    )
     evaluate.add_argument("--timeout-s", type=float, default=30.0, help="of each call (default: %(default)s)")
     server_options.add_to(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -41,6 +46,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     else:
         asked = powder.read(options.data)
         split = Split(name=options.data.name, learned=tuple(powder.read(options.learn_from)), held_out=tuple(asked))
+    if options.receivers is not None:
+        if options.receivers < 1:
+            raise DataError(f"--receivers: got {options.receivers}; expected 1 or more")
+        split = split.strongest(options.receivers)
     key, encryption = server_options.key_of(options), server_options.encryption_of(options)
     with LiveServer(options.url, options.timeout_s, key, encryption) as server:
         found = evaluate(server, GRAPHS[options.model], split, options.version)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rfserve.export.errors import DataError
 from rfserve.export.live import LiveServer
 from rfserve.export.spec import ModelSpec
-from rfserve.export.training import calibration, sensitivity
+from rfserve.export.training import calibration, error_map, sensitivity
 from rfserve.export.training.accuracy import CONFIDENCES, QUANTILES, Accuracy, measure
 from rfserve.export.training.baselines import BASELINES
 from rfserve.export.training.plane import around
@@ -102,8 +102,17 @@ def evaluate(server: LiveServer, spec: ModelSpec, split: Split, version: int | N
 
 
 def draw(server: LiveServer, spec: ModelSpec, split: Split, found: Evaluation, folder: Path) -> None:
-    """Draw whether ellipses hold what they say, and what worse events cost: `calibration.svg`, `sensitivity.svg`."""
+    """Draw fixes on a map, whether ellipses hold what they say, and what worse events cost.
+
+    `map.svg`, `calibration.svg` and `sensitivity.svg` in a folder, which is made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     plane = around(truths_deg(split.learned))
+    served, at = ask(server, spec, split.held_out, found.version), plane.metres(truths_deg(split.held_out))
+    receivers = {n: p for e in split.held_out for n, p in zip(e.names, plane.metres(e.receivers_deg), strict=True)}
+    error_map.draw(
+        at, plane.metres(served.positions_deg), served.sigma_m, np.array(list(receivers.values())), folder / "map.svg"
+    )
 
     def locate(events: Sequence[RssEvent]) -> Accuracy:
         served = ask(server, spec, events, found.version)

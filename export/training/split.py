@@ -40,6 +40,14 @@ class Split:
             )
         return self
 
+    def strongest(self, receivers: int) -> "Split":
+        """The same events as their strongest receivers alone had them."""
+        return Split(
+            name=f"{self.name}, {receivers} strongest receivers",
+            learned=tuple(e.strongest(receivers) for e in self.learned),
+            held_out=tuple(e.strongest(receivers) for e in self.held_out),
+        )
+
 
 def everything(events: Sequence[RssEvent]) -> Split:
     """Hold nothing out: for weights that go to users, when folds have shown what the recipe is worth."""

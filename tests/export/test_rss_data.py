@@ -137,6 +137,15 @@ def test_tensors_hold_the_strongest_receivers_in_the_units_of_the_spec():
     assert not few["features"][0, 4:].any()
 
 
+def test_strongest_of_a_split_leaves_each_event_its_best_receivers():
+    split = by_place(walk(60)).strongest(3)
+    assert split.name.endswith("3 strongest receivers")
+    for event in (*split.learned, *split.held_out):
+        assert len(event.names) == 3
+    whole = {e.time: e for e in walk(60)}
+    assert all(e.rss_db[0] == whole[e.time].rss_db.max() for e in split.held_out)
+
+
 def test_events_that_contradict_themselves_are_refused():
     event = walk(1)[0]
     parts = {"time": "t", "names": ("a",), "rss_db": np.array([1.0]), "receivers_deg": event.receivers_deg[:1]}

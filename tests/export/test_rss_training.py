@@ -278,7 +278,11 @@ def test_evaluate_asks_a_serving_triton(published, tmp_path, capsys):
     with BriefServer(options) as server:
         url = server.grpc_url
         assert main(["evaluate", "--data", str(data), "--url", url, "--json", str(figures)]) == 0
-    printed = capsys.readouterr().out
+        printed = capsys.readouterr().out
+        plots = ["--receivers", "5", "--plots", str(tmp_path / "plots")]
+        assert main(["evaluate", "--data", str(data), "--url", url, *plots]) == 0
+    assert "5 strongest receivers" in capsys.readouterr().out
+    assert {f.name for f in (tmp_path / "plots").iterdir()} == {"map.svg", "calibration.svg", "sensitivity.svg"}
     assert "places, 200 m cells, fold 1 of 5" in printed
     found = json.loads(figures.read_text())
     network = found["ways"].pop("heimdall_net/1")
