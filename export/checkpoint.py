@@ -26,7 +26,8 @@ NAMED_AT_MOST = 200
 class Checkpoint:
     """State dict by Heimdall's names (ConvNeXt by timm's), the file's SHA-256 and its own description.
 
-    `metadata` may hold `encoder_order` (str) and `scaling` (see `rfserve.export.scaling`).
+    `metadata` may hold `encoder_order` (str), `scaling` (see `rfserve.export.scaling`) and `training`, what is to be
+    kept of how it was trained.
     """
 
     path: Path
@@ -107,7 +108,7 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for key in STATE_KEYS:
         inner = content.get(key)
         if isinstance(inner, dict):
-            metadata = {k: content[k] for k in ("encoder_order", "scaling") if k in content}
+            metadata = {k: content[k] for k in ("encoder_order", "scaling", "training") if k in content}
             return _tensors(inner, path), metadata
     return _tensors(content, path), {}
 

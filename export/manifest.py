@@ -37,7 +37,10 @@ def git_revision() -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """One version of one model. `files` maps a path below the version folder to its SHA-256 and size in bytes."""
+    """One version of one model. `files` maps a path below the version folder to its SHA-256 and size in bytes.
+
+    `training` is what a checkpoint says of how it was trained: recipe, seed, split, and a digest of the data.
+    """
 
     model: str
     version: int
@@ -48,6 +51,7 @@ class Manifest:
     variant: str | None = None
     encoder_order: str | None = None
     scaling: Mapping[str, Any] | None = None
+    training: Mapping[str, Any] | None = None
     opset: int | None = None
     parity: Mapping[str, Any] | None = None
     drift: Mapping[str, Any] | None = None

@@ -1,5 +1,6 @@
 """From a spec and perhaps a checkpoint to a published version: build, trace, check, compare, publish."""
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -165,10 +166,23 @@ def _manifest(  # noqa: PLR0917
         variant=built.variant,
         encoder_order=built.encoder_order,
         scaling=built.scaling.to_dict() if spec.has_weights else None,
+        training=_training(origin),
         opset=spec.opset,
         parity={"cases": measured.cases, "tolerance": spec.tolerance, "worst": dict(measured.worst)},
         drift=None if variant is None else variant.to_dict(),
     )
+
+
+def _training(origin: Checkpoint | None) -> Mapping[str, object] | None:
+    """What a checkpoint says of its training, when JSON can hold it; others may have put anything there."""
+    said = None if origin is None else origin.metadata.get("training")
+    if not isinstance(said, dict):
+        return None
+    try:
+        json.dumps(said)
+    except (TypeError, ValueError):
+        return None
+    return said
 
 
 def _publish_ensemble(spec: EnsembleSpec, repository: ModelRepository, source: Source, version: int | None) -> Manifest:

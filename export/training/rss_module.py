@@ -1,7 +1,7 @@
 """What trains a HeimdallNet on received signal strengths: the network, its loss, and the events of each epoch."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +55,7 @@ class RssTraining(LightningModule):  # type: ignore[misc]
 
     Everything random follows from `seed` and the epoch's number, so that a run that was killed goes on, from the last
     whole epoch, to the same weights. `held_out` is only looked at: nothing is chosen by it. `loss` is what receivers
-    that nobody knows measure.
+    that nobody knows measure, `asked` what the checkpoint is to say of the run.
     """
 
     def __init__(
@@ -69,10 +69,11 @@ class RssTraining(LightningModule):  # type: ignore[misc]
         held_out: RssTable | None,
         loss: PathLoss,
         seed: int,
+        asked: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.network = network.train()
-        self.scaling, self.recipe, self.seed = scaling, recipe, seed
+        self.scaling, self.recipe, self.seed, self.asked = scaling, recipe, seed, asked
         self.measured, self.made, self.held_out, self.loss = measured, made, held_out, loss
         without_iq(network)
 
@@ -123,6 +124,7 @@ class RssTraining(LightningModule):  # type: ignore[misc]
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write into the checkpoint what an export needs to know."""
         checkpoint["scaling"] = self.scaling.to_dict()
+        checkpoint["training"] = self.asked
         checkpoint["encoder_order"] = self.network.receiver_encoder.iq_encoder.order
 
     def configure_optimizers(self) -> Any:

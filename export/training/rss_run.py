@@ -87,7 +87,15 @@ def train(run: Run, report: Report) -> Trained:
     scaling = learned_scaling(measured, plane, MAX_RECEIVERS, run.recipe.sigma_factor)
     held_out = RssTable.of(run.split.held_out, plane) if run.split.held_out else None
     training = RssTraining(
-        network, scaling, run.recipe, measured=measured, made=made, held_out=held_out, loss=loss, seed=run.seed
+        network,
+        scaling,
+        run.recipe,
+        measured=measured,
+        made=made,
+        held_out=held_out,
+        loss=loss,
+        seed=run.seed,
+        asked=asked,
     )
     curves = Curves()
     callbacks: list[Any] = [

@@ -21,6 +21,7 @@ from rfserve.export.errors import DataError
 from rfserve.export.manifest import GRAPH_FILE
 from rfserve.export.networks.catalog import build
 from rfserve.export.networks.scaled import in_physical_units
+from rfserve.export.publication import Source, publish
 from rfserve.export.repository import Repository
 from rfserve.export.spec import GRAPHS
 from rfserve.export.spec.models.heimdall_net import MAX_RECEIVERS
@@ -191,6 +192,11 @@ def test_trained_network_is_published_and_ignores_iq_and_ids(tmp_path):
     assert trained.manifest is not None
     assert trained.manifest.weights == "checkpoint"
     assert trained.manifest.scaling["uncertainty_scale"] == (1.5, 1.5)
+    kept = repository.manifest("heimdall_net", 1).training
+    assert kept is not None
+    assert kept["events"] == {"learned": len(by_place(EVENTS).learned), "held_out": len(by_place(EVENTS).held_out)}
+    assert kept["recipe"]["epochs"] == QUICK.epochs
+    assert len(kept["data_sha256"]) == 64
     session = onnx_file.open_session(tmp_path / "models" / "heimdall_net" / "1" / GRAPH_FILE)
     held = tensors(SPEC, EVENTS[:5])
     plain = onnx_file.run_session(session, held)
@@ -208,6 +214,16 @@ def test_trained_network_is_published_and_ignores_iq_and_ids(tmp_path):
     assert np.hypot(*error_m.T).max() < 2000
     assert (tmp_path / "run" / "curves.svg").read_text().startswith("<?xml")
     assert len((tmp_path / "run" / "curves.csv").read_text().splitlines()) == 1 + QUICK.epochs
+
+
+@pytest.mark.parametrize("said", [True, {"made by": torch.ones(1)}])
+def test_what_others_say_of_their_training_is_not_kept(tmp_path, said):
+    file = tmp_path / "theirs.ckpt"
+    torch.save({"state_dict": build(SPEC).state_dict(), "encoder_order": "mbconv", "training": said}, file)
+    manifest = publish(
+        SPEC, Repository(tmp_path / "models"), Source(checkpoint=file), version=None, report=lambda _: None
+    )
+    assert manifest.training is None
 
 
 def test_killed_run_goes_on_to_the_same_weights(tmp_path):
