@@ -10,6 +10,10 @@ from torch import Tensor
 from rfserve.export.training.path_loss import NEAREST_M, Numbers, PathLoss
 from rfserve.export.training.rss_table import UNHEARD, RssTable
 
+# At places that it has not seen, a map is mostly better than its deviation, and sometimes far off: the median of
+# |error| / deviation is 0.41 (t of three degrees of freedom: 0.44; normal: 0.67).
+TAILS = 3
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MadeEvents:
@@ -70,7 +74,7 @@ class MadeEvents:
         place = torch.randint(len(self.places_m), (count,), generator=generator)
         moment = torch.randint(len(self.fixed), (count,), generator=generator)
         fixed, receivers, truths = self.fixed[moment], self.receivers_m[moment], self.places_m[place]
-        error = torch.randn(fixed.shape, generator=generator)
+        error = _errors(fixed.shape, generator)
         moves, known, on_air = fixed < 0, fixed.clamp(min=0), self.present[moment]
         mean = torch.where(moves, path_loss_db(self.moving, receivers, truths), self.mean_db[place].gather(1, known))
         sigma = torch.where(moves, self.moving.sigma_db, self.sigma_db[place].gather(1, known))
@@ -78,6 +82,12 @@ class MadeEvents:
         strongest = rss_db == rss_db.amax(1, keepdim=True)
         heard = on_air & ((rss_db > self.weakest_db) | strongest)
         return RssTable(rss_db=torch.where(heard, rss_db, UNHEARD), receivers_m=receivers, truths_m=truths)
+
+
+def _errors(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Student's t of `TAILS` degrees of freedom, at the standard deviation 1: a normal one over the root of a chi²."""
+    squares = torch.randn((*shape, TAILS), generator=generator).square().sum(-1)
+    return torch.randn(shape, generator=generator) * ((TAILS - 2) / squares).sqrt()
 
 
 def path_loss_db(loss: PathLoss, receivers_m: Tensor, truths_m: Tensor) -> Tensor:

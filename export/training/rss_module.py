@@ -36,7 +36,7 @@ class Recipe:
     epochs: int = 70
     batch: int = 64
     made: float = 2.0
-    made_pool: int = 12_000
+    made_pool: int = 20_000
     made_spread_m: float = 150.0
     made_anywhere: float = 0.3
     sigma_factor: float = 1.0

@@ -24,20 +24,22 @@ UNUSED = 1e9
 class Jitter:
     """How events are changed while they are learned from, so that no fingerprint is learned by heart.
 
-    `rss_db` is each receiver's own error and `level_db` one of them all (another transmitter, another antenna),
-    `truth_m` the error of the truth, all standard deviations. A share of receivers, uniform up to `receiver_dropout`
-    and new for each event, is not heard; `fewest` are kept. It happens to `dropout_share` of the events. Of
-    `strongest_share` of them only the strongest remain, as many as lie between the two of `strongest`: not everybody
-    sends all that was received.
+    `rss_db` is each receiver's own error, `level_db` one of them all (another transmitter, another antenna), and
+    `direction_db` one that changes with the bearing from the transmitter (who carries it is in the way): the amplitudes
+    of one period in a turn, with half of it for two. `truth_m` is the error of the truth; all standard deviations. A
+    share of receivers, uniform up to `receiver_dropout` and new for each event, is not heard; `fewest` are kept. It
+    happens to `dropout_share` of the events. Of `strongest_share` of them only the strongest remain, as many as lie
+    between the two of `strongest`: not everybody sends all that was received.
     """
 
     rss_db: float = 1.0
     level_db: float = 2.0
+    direction_db: float = 2.0
     truth_m: float = 15.0
     receiver_dropout: float = 0.6
     dropout_share: float = 0.5
     fewest: int = 4
-    strongest_share: float = 0.25
+    strongest_share: float = 0.15
     strongest: tuple[int, int] = (6, 12)
 
 
@@ -93,6 +95,7 @@ class RssTable:
         kept = heard & (torch.rand(count, width, generator=generator) >= share)
         enough = kept.sum(1, keepdim=True) >= jitter.fewest
         changed = self.rss_db + jitter.rss_db * normal(count, width) + jitter.level_db * normal(count, 1)
+        changed = changed + jitter.direction_db * self._directional(generator)
         changed = torch.where(torch.where(enough, kept, heard), changed, UNHEARD)
         fewest, most = jitter.strongest
         limit = torch.randint(fewest, most + 1, (count, 1), generator=generator)
@@ -134,6 +137,13 @@ class RssTable:
         rss_db, order = self.rss_db.topk(min(receivers, self.rss_db.shape[1]), 1)
         places = self.receivers_m.gather(1, order.unsqueeze(-1).expand(-1, -1, 2))
         return rss_db, places, rss_db > UNHEARD
+
+    def _directional(self, generator: torch.Generator) -> Tensor:
+        """A smooth function of the bearing from the transmitter, another for each event, (events, receivers)."""
+        away = self.receivers_m - self.truths_m.unsqueeze(1)
+        north, east = (away / away.norm(dim=-1, keepdim=True).clamp(min=1.0)).unbind(-1)
+        waves = torch.stack([north, east, (north * north - east * east) / 2, north * east], -1)
+        return (waves * torch.randn(len(away), 1, 4, generator=generator)).sum(-1)
 
     def _widened(self, width: int) -> "RssTable":
         missing = width - self.rss_db.shape[1]

@@ -97,7 +97,7 @@ def test_scaling_comes_from_what_is_learned():
 
 def test_jitter_keeps_what_it_must_and_changes_the_rest():
     table = RssTable.of(EVENTS, PLANE)
-    jitter = Jitter(receiver_dropout=0.9, dropout_share=1.0, strongest_share=0)
+    jitter = Jitter(receiver_dropout=0.9, dropout_share=1.0, strongest_share=0, direction_db=0)
     found = table.jittered(jitter, torch.Generator().manual_seed(0))
     heard = (found.rss_db > UNHEARD).sum(1)
     assert int(heard.min()) >= jitter.fewest
@@ -111,13 +111,25 @@ def test_jitter_keeps_what_it_must_and_changes_the_rest():
 
 def test_jitter_sometimes_leaves_only_the_strongest():
     table = RssTable.of(EVENTS, PLANE)
-    jitter = Jitter(rss_db=0, receiver_dropout=0, strongest_share=1.0, strongest=(5, 7))
+    jitter = Jitter(rss_db=0, direction_db=0, receiver_dropout=0, strongest_share=1.0, strongest=(5, 7))
     found = table.jittered(jitter, torch.Generator().manual_seed(0))
     heard = found.rss_db > UNHEARD
     assert set(heard.sum(1).tolist()) == {5, 6, 7}
     weakest_kept = table.rss_db.masked_fill(~heard, torch.inf).amin(1)
     strongest_gone = table.rss_db.masked_fill(heard, -torch.inf).amax(1)
     assert bool((weakest_kept >= strongest_gone).all())
+
+
+def test_jitter_by_direction_is_alike_at_neighbours_and_not_across():
+    table = RssTable.of(EVENTS, PLANE)
+    turn = torch.tensor([0.0, 0.05, torch.pi])
+    places = 500 * torch.stack([turn.cos(), turn.sin()], -1)
+    table = replace(table, rss_db=table.rss_db[:, :3] * 0, receivers_m=table.truths_m.unsqueeze(1) + places)
+    jitter = Jitter(rss_db=0, level_db=0, direction_db=2.0, receiver_dropout=0, strongest_share=0)
+    moved = table.jittered(jitter, torch.Generator().manual_seed(0)).rss_db
+    assert float(moved[:, 0].std()) == pytest.approx((2.0**2 + 1.0**2) ** 0.5, rel=0.15)
+    assert float((moved[:, 0] - moved[:, 1]).std()) < 0.2
+    assert float((moved[:, 0] - moved[:, 2]).std()) == pytest.approx(4.0, rel=0.15)
 
 
 def test_radio_map_finds_the_path_loss_and_predicts_unseen_places():
@@ -268,7 +280,7 @@ def test_nothing_need_be_held_out(tmp_path):
 
 def test_every_measured_event_is_learned_once_an_epoch():
     table = RssTable.of(EVENTS, PLANE)
-    jitter = Jitter(rss_db=0, level_db=0, truth_m=0, receiver_dropout=0, strongest_share=0)
+    jitter = Jitter(rss_db=0, level_db=0, direction_db=0, truth_m=0, receiver_dropout=0, strongest_share=0)
     still = Recipe(batch=32, made=0, jitter=jitter, season=Season(gain_share=0, elsewhere_share=0))
     scaling = learned_scaling(table, PLANE, 10)
     loss = PathLoss(slope_db=-20, level_db=-20, sigma_db=0)
