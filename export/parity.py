@@ -56,10 +56,11 @@ class Parity:
 
 
 def cases(spec: ModelSpec) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Named inputs over batch {1, 2, 3, 7, max} and receivers {1, 2, 3, max}, with fresh lengths, ids and orders."""
+    """Named inputs over batch {1, 2, 3, 7, max} and receivers {1, 2, 3, served, max}; new lengths, ids and orders."""
     rng = np.random.default_rng(1)
     axes = spec.bounds
-    receivers = sorted({*RECEIVERS, axes["receivers"].maximum}) if "receivers" in axes else [0]
+    slots = axes.get("receivers")
+    receivers = [0] if slots is None else sorted({*RECEIVERS, slots.served, slots.maximum})
     lengths = [a for a in spec.axes if not a.padded]
     for seed, (batch, count) in enumerate((b, r) for b in (*BATCHES, spec.max_batch_size) for r in receivers):
         # Long windows at small batches only: at the greatest batch they would cost gigabytes and show nothing more.
