@@ -120,7 +120,7 @@ def test_best_checkpoint_is_published_verified_and_registered(fitted, capsys):
     best = next((folder / "checkpoints").iterdir())
     assert callback.manifest.checkpoint["file"] == best.name
     assert callback.manifest.weights == "checkpoint"
-    assert callback.manifest.parity["cases"] == 20
+    assert callback.manifest.parity["cases"] == 25
     assert callback.manifest.scaling == Scaling.from_dict(callback.manifest.scaling).to_dict() != Scaling().to_dict()
     assert main(["check", MODEL, "--repository", str(folder / "repository")]) == 0
     assert capsys.readouterr().out == f"{MODEL}: ok (version 1)\n"
