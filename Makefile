@@ -3,7 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 REPOSITORY ?= model_repository
-RECORDING ?= .build/event/synthetic.sigmf-collection
+CAMPUS := .build/campus/synthetic.sigmf-collection
+CAMPUS_EMITTER := 40.7655,-111.8420
+RECORDING ?= $(CAMPUS)
+TRUTH ?= $(if $(filter $(CAMPUS),$(RECORDING)),$(CAMPUS_EMITTER))
 MODEL ?= locate
 MAP ?= .build/fix.html
 SOAK_MINUTES ?= 30
@@ -30,18 +33,21 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 models: setup
 	$(BIN)/rfserve-export write all --missing --repository $(REPOSITORY)
 
-.build/event/synthetic.sigmf-collection: | setup
-	$(BIN)/rfserve-client synthesize .build/event
+# Where the published networks were trained, with its path loss: 24 dB for each tenfold distance.
+$(CAMPUS): clients/campus.csv | setup
+	$(BIN)/rfserve-client synthesize $(dir $@) --receivers-file clients/campus.csv --emitter-at=$(CAMPUS_EMITTER) \
+	  --eirp-dbm=-10 --path-loss-exponent 2.4 --shadowing-db 6 --seed 3
 
-# The note is printed and drawn as long as the repository holds weights that nobody trained.
+# The note is printed and drawn when the model runs weights that nobody trained.
 .PHONY: demo
 demo: models $(RECORDING)
 	@mkdir -p $(dir $(MAP))
-	@listed="$$($(BIN)/rfserve-export list --repository $(REPOSITORY))"; echo "$$listed"; note=""; \
+	@listed="$$($(BIN)/rfserve-export list $(MODEL) --repository $(REPOSITORY))"; echo "$$listed"; note=""; \
 	case "$$listed" in *untrained*) \
 	  note="The weights are untrained: this position means nothing yet. What it shows is the path." ;; esac; \
 	$(BIN)/rfserve-server exec --repository $(REPOSITORY) --grpc-port 0 --http-port 0 --metrics-port 0 -- \
-	  $(BIN)/rfserve-client locate $(RECORDING) --model $(MODEL) --map $(MAP) --note "$$note" && echo "$$note"
+	  $(BIN)/rfserve-client locate $(RECORDING) --model $(MODEL) --map $(MAP) --note "$$note" \
+	  $(if $(TRUTH),--truth=$(TRUTH)) && echo "$$note"
 
 .PHONY: serve
 serve: models
@@ -112,4 +118,5 @@ precisions: setup
 
 .PHONY: clean
 clean:
-	rm -rf .build build dist *.egg-info $(REPOSITORY)/*/[0-9]* $(REPOSITORY)/*/warmup $(REPOSITORY)/*/serving.json
+	rm -rf .build build dist *.egg-info
+	git clean -fdXq -- $(REPOSITORY)

@@ -26,7 +26,7 @@ def draw(truths_m: Metres, fixes_m: Metres, sigma_m: Metres, receivers_m: Metres
 
     shown = np.unique(np.linspace(0, len(truths_m) - 1, MOST).round().astype(int))
     across_m = 2 * np.sqrt(ellipse_limit(np.array(CONFIDENCE))) * sigma_m
-    with drawing.figure(file, 7, 7) as figure:
+    with drawing.figure(file, 7, 5) as figure:
         panel = figure.subplots()
         panel.set_aspect("equal")
         for i in shown:
