@@ -8,7 +8,6 @@ from typing import Any
 from rfserve.export.commands import registry_option, repository_option, split_options
 from rfserve.export.networks.catalog import HEIMDALL_NETS
 from rfserve.export.progress import to_stderr
-from rfserve.export.registry import Registry
 from rfserve.export.spec import GRAPHS
 
 
@@ -25,10 +24,9 @@ def add_to(commands: Any) -> None:
     train.add_argument("--threads", type=int, default=2, help="of PyTorch (default: %(default)s)")
     train.add_argument("--resume", action="store_true", help="go on from the last whole epoch of the run in FOLDER")
     train.add_argument("--publish", action="store_true", help="export, verify and publish into --repository at the end")
-    train.add_argument("--register", action="store_true", help="then register it in MLflow, as candidate")
     train.set_defaults(run=_train)
     repository_option.add_to(train)
-    registry_option.add_to(train)
+    registry_option.add_register_to(train)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -48,7 +46,7 @@ def _train(options: argparse.Namespace) -> int:
         threads=options.threads,
         resume=options.resume,
         repository=options.repository if options.publish or options.register else None,
-        registry=Registry.from_options(options) if options.register else None,
+        registry=registry_option.registry_of(options),
     )
     trained = train(run, report)
     print(f"{trained.checkpoint}: weights sha256 {trained.weights_sha256[:16]}, {trained.duration_s:.0f} s")

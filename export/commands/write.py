@@ -11,7 +11,6 @@ from rfserve.export.model_repository import ModelRepository
 from rfserve.export.progress import to_stderr
 from rfserve.export.publication import Source, publish
 from rfserve.export.quantization import METHODS, STATIC
-from rfserve.export.registry import Registry
 from rfserve.export.spec import MODELS, EnsembleSpec, find
 from rfserve.export.spec.precision import FP32, PRECISIONS
 
@@ -37,10 +36,9 @@ def add_to(commands: Any) -> None:
         help="of int8: ranges from calibration, or from each batch (default: %(default)s)",
     )
     write.add_argument("--missing", action="store_true", help="with several models: leave those with a version alone")
-    write.add_argument("--register", action="store_true", help="register what was published in MLflow, as candidate")
     write.set_defaults(run=_write)
     repository_option.add_to(write)
-    registry_option.add_to(write)
+    registry_option.add_register_to(write)
 
 
 def _write(options: argparse.Namespace) -> int:
@@ -52,11 +50,8 @@ def _write(options: argparse.Namespace) -> int:
             f"got {len(specs)} models with options that belong to one; write them one at a time, or without "
             "--checkpoint, --variant, --encoder-order, --scaling, --precision, --quantization and --version"
         )
-    if options.tracking_uri is not None and not options.register:
-        raise ExportError(f"got --tracking-uri {options.tracking_uri} without --register; give both or neither")
     repository: ModelRepository = options.repository
-    # Without MLflow it fails here, before minutes of exporting.
-    registry = Registry.from_options(options) if options.register else None
+    registry = registry_option.registry_of(options)
     unregistered = []
     for spec in specs:
         if len(specs) > 1 and repository.versions(spec.name) and options.missing:

@@ -228,6 +228,13 @@ def test_trained_network_is_published_and_ignores_iq_and_ids(tmp_path):
     assert len((tmp_path / "run" / "curves.csv").read_text().splitlines()) == 1 + QUICK.epochs
 
 
+def test_address_without_register_is_refused_before_training(tmp_path, capsys):
+    data, folder = write_table(tmp_path / "data", EVENTS), tmp_path / "run"
+    assert main(["train", "heimdall_net", str(folder), "--data", str(data), "--tracking-uri", "here"]) == 1
+    assert "without --register" in capsys.readouterr().err
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("said", [True, {"made by": torch.ones(1)}])
 def test_what_others_say_of_their_training_is_not_kept(tmp_path, said):
     file = tmp_path / "theirs.ckpt"
