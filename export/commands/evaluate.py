@@ -39,7 +39,7 @@ def add_to(commands: Any) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     split_options.require_extra()
     # scikit-learn and SciPy take a second to import, and only this command needs them.
-    from rfserve.export.training.evaluation import draw, evaluate  # noqa: PLC0415
+    from rfserve.export.training.evaluation import ask, draw, evaluate  # noqa: PLC0415
 
     if options.learn_from is None:
         split = split_options.split_of(options)
@@ -50,11 +50,13 @@ def _evaluate(options: argparse.Namespace) -> int:
         if options.receivers < 1:
             raise DataError(f"--receivers: got {options.receivers}; expected 1 or more")
         split = split.strongest(options.receivers)
+    spec = GRAPHS[options.model]
     key, encryption = server_options.key_of(options), server_options.encryption_of(options)
     with LiveServer(options.url, options.timeout_s, key, encryption) as server:
-        found = evaluate(server, GRAPHS[options.model], split, options.version)
+        served = ask(server, spec, split.held_out, options.version)
+        found = evaluate(served, spec, split)
         if options.plots is not None:
-            draw(server, GRAPHS[options.model], split, found, options.plots)
+            draw(server, served, split, found, options.plots)
     print(f"{found.split}: {len(split.held_out)} events, baselines learned from {found.learned}\n")
     print(found.table())
     print(f"\nsigma x {found.sigma_factor:.2f} would put 68 % of the truths into the 68 % ellipse")

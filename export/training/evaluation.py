@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rfserve.export.errors import DataError
 from rfserve.export.live import LiveServer
-from rfserve.export.spec import ModelSpec
+from rfserve.export.spec import GRAPHS, ModelSpec
 from rfserve.export.training import calibration, error_map, sensitivity
 from rfserve.export.training.accuracy import CONFIDENCES, QUANTILES, Accuracy, measure
 from rfserve.export.training.baselines import BASELINES
@@ -81,10 +81,9 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def evaluate(server: LiveServer, spec: ModelSpec, split: Split, version: int | None = None) -> Evaluation:
-    """The served network and every baseline on what a split holds out; baselines learn from the rest of it."""
+def evaluate(served: Served, spec: ModelSpec, split: Split) -> Evaluation:
+    """What was served for the events that a split holds out, and every baseline; these learn from the rest of it."""
     plane = around(truths_deg(split.learned))
-    served = ask(server, spec, split.held_out, version)
     at = plane.metres(truths_deg(split.held_out))
     error_m = plane.metres(served.positions_deg) - at
     ways = {f"{spec.name}/{served.version}": measure(error_m, served.sigma_m)}
@@ -101,22 +100,22 @@ def evaluate(server: LiveServer, spec: ModelSpec, split: Split, version: int | N
     )
 
 
-def draw(server: LiveServer, spec: ModelSpec, split: Split, found: Evaluation, folder: Path) -> None:
+def draw(server: LiveServer, served: Served, split: Split, found: Evaluation, folder: Path) -> None:
     """Draw fixes on a map, whether ellipses hold what they say, and what worse events cost.
 
     `map.svg`, `calibration.svg` and `sensitivity.svg` in a folder, which is made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plane = around(truths_deg(split.learned))
-    served, at = ask(server, spec, split.held_out, found.version), plane.metres(truths_deg(split.held_out))
+    at = plane.metres(truths_deg(split.held_out))
     receivers = {n: p for e in split.held_out for n, p in zip(e.names, plane.metres(e.receivers_deg), strict=True)}
     error_map.draw(
         at, plane.metres(served.positions_deg), served.sigma_m, np.array(list(receivers.values())), folder / "map.svg"
     )
 
     def locate(events: Sequence[RssEvent]) -> Accuracy:
-        served = ask(server, spec, events, found.version)
-        return measure(plane.metres(served.positions_deg) - plane.metres(truths_deg(events)), served.sigma_m)
+        worse = ask(server, GRAPHS[found.model], events, served.version)
+        return measure(plane.metres(worse.positions_deg) - plane.metres(truths_deg(events)), worse.sigma_m)
 
     calibration.draw({found.split: np.array(found.inside)}, folder / "calibration.svg")
     sensitivity.draw(sensitivity.study(split.held_out, locate, plane), folder / "sensitivity.svg")

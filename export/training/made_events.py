@@ -93,5 +93,5 @@ def _errors(shape: torch.Size, generator: torch.Generator) -> Tensor:
 def path_loss_db(loss: PathLoss, receivers_m: Tensor, truths_m: Tensor) -> Tensor:
     """The mean strength that receivers (n, receivers, 2) have of transmitters (n, 2): (n, receivers)."""
     apart = (receivers_m - truths_m.unsqueeze(1)).norm(dim=-1).clamp(min=NEAREST_M)
-    mean: Tensor = loss.level_db + loss.slope_db * apart.log10()
+    mean: Tensor = loss.at(apart.log10())
     return mean

@@ -1,11 +1,16 @@
 """Log-distance path loss, as a line through measured strengths."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Numbers = NDArray[np.float64]
+Logs = TypeVar("Logs", Numbers, "Tensor")
 
 # Nearer than this no distance is believed: receivers and transmitters are known to some metres.
 NEAREST_M = 10.0
@@ -30,6 +35,7 @@ class PathLoss:
         slope, level = np.polyfit(logs, rss_db, 1)
         return cls(slope_db=float(slope), level_db=float(level), sigma_db=float(np.std(rss_db - level - slope * logs)))
 
-    def at(self, logs: Numbers) -> Numbers:
-        """The mean strength in dB at distances, as `log_distance` gives them."""
-        return np.asarray(self.level_db + self.slope_db * logs)
+    def at(self, logs: Logs) -> Logs:
+        """The mean strength in dB at distances, as `log_distance` gives them: a NumPy array or a tensor."""
+        mean: Logs = self.level_db + self.slope_db * logs
+        return mean

@@ -7,6 +7,7 @@ a smoother part of 300 m). Moving receivers share a path loss of their own and h
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -55,7 +56,7 @@ class RadioMap:
     """
 
     def __init__(self, events: Sequence[RssEvent], plane: Plane, *, seed: int) -> None:
-        rng = np.random.default_rng(seed)
+        self._seed = seed
         self._events = tuple(events)
         self._truths = plane.metres(truths_deg(events))
         self._places = [plane.metres(e.receivers_deg) for e in events]
@@ -67,10 +68,16 @@ class RadioMap:
         self.common = _path_loss(tables.values())
         moving = {name: table for name, table in tables.items() if np.ptp(table[1], 0).max() >= NEAREST_M}
         self.moving = _path_loss(moving.values()) if moving else self.common
-        self.receivers: dict[str, Shadowed] = {}
-        for name, (truths, places, rss_db) in tables.items():
-            if len(rss_db) >= FEWEST and name not in moving:
-                self.receivers[name] = _shadowed(truths, places[0], rss_db, self.common, rng)
+        self._fixed = {name: t for name, t in tables.items() if len(t[2]) >= FEWEST and name not in moving}
+
+    @cached_property
+    def receivers(self) -> dict[str, Shadowed]:
+        """The fixed receivers that are known well enough, by name; learned when first asked for: some seconds."""
+        rng = np.random.default_rng(self._seed)
+        return {
+            name: _shadowed(truths, places[0], rss_db, self.common, rng)
+            for name, (truths, places, rss_db) in self._fixed.items()
+        }
 
     def made_events(
         self, count: int, *, seed: int, spread_m: float, anywhere: float, weakest_db: float

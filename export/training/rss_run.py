@@ -197,12 +197,12 @@ def _begin(run: Run, asked: Mapping[str, Any]) -> Path | None:
 def _made(run: Run, plane: Plane, report: Report) -> tuple[MadeEvents | None, PathLoss]:
     """The events that a radio map makes, and the path loss of all receivers."""
     recipe = run.recipe
-    report("learning a radio map of every fixed receiver")
     # What NumPy and SciPy compute with; other numbers of threads round differently.
     with threadpool_limits(run.threads):
         radio_map = RadioMap(run.split.learned, plane, seed=run.seed)
         if not recipe.made:
             return None, radio_map.common
+        report("learning a radio map of every fixed receiver")
         made = radio_map.made_events(
             recipe.made_pool,
             seed=run.seed,

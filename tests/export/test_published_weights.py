@@ -77,16 +77,17 @@ def test_simulated_transmitters_are_located_where_they_stand(model):
 
 @pytest.mark.parametrize("model", HEIMDALL_NETS)
 def test_recorded_iq_is_located_through_the_front_end(model):
-    event = simulate(replace(CAMPUS, seed=3))
-    row = request.tensors(request.ensemble("locate"), [event.observations])
+    scene = replace(CAMPUS, seed=3)
+    row = request.tensors(request.ensemble("locate"), [simulate(scene).observations])
     front = GRAPHS["iq_features"]
     with torch.no_grad():
         iq, features = build(front)(*(torch.from_numpy(row[t.name]) for t in front.inputs))
     inputs = {name: row[name] for name in ("receiver_positions", "receiver_ids", "mask")}
     inputs |= {"iq_data": iq.numpy(), "features": features.numpy()}
     found = onnx_file.run_session(session_of(model), inputs)
-    expected = onnx_file.run_session(session_of(model), tensors(GRAPHS[model], [simulated(replace(CAMPUS, seed=3))]))
-    plane = around(truths_deg([simulated(replace(CAMPUS, seed=3))]))
+    event = simulated(scene)
+    expected = onnx_file.run_session(session_of(model), tensors(GRAPHS[model], [event]))
+    plane = around(truths_deg([event]))
     apart_m = plane.metres(found["positions"].astype(float)) - plane.metres(expected["positions"].astype(float))
     # What the front end measures of the signal-to-noise ratio is a few tenths of a dB off.
     assert np.hypot(*apart_m[0]) < 60
