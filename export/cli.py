@@ -13,6 +13,7 @@ from rfserve.export.commands import (
     inspect,
     observability,
     place,
+    pool,
     register,
     release,
     train,
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rfserve-export", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (write, train, evaluate, register, release, inspect, fetch, place, edge, observability):
+    for group in (write, train, evaluate, pool, register, release, inspect, fetch, place, edge, observability):
         group.add_to(commands)
     return parser
 

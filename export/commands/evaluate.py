@@ -3,7 +3,7 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rfserve.export.commands import server_options, split_options
 from rfserve.export.errors import DataError
@@ -12,6 +12,9 @@ from rfserve.export.networks.catalog import HEIMDALL_NETS
 from rfserve.export.spec import GRAPHS
 from rfserve.export.training import powder
 from rfserve.export.training.split import Split
+
+if TYPE_CHECKING:
+    from rfserve.export.training.evaluation import Evaluation
 
 
 def add_to(commands: Any) -> None:
@@ -61,8 +64,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     print(found.table())
     print(f"\nsigma x {found.sigma_factor:.2f} would put 68 % of the truths into the 68 % ellipse")
     if options.json is not None:
-        try:
-            options.json.write_text(json.dumps(found.to_dict(), indent=2) + "\n")
-        except OSError as error:
-            raise DataError(f"cannot write {options.json}: {error.strerror}") from error
+        write(found, options.json)
     return 0
+
+
+def write(found: "Evaluation", file: Path) -> None:
+    """Write the figures as JSON; `DataError` when that fails."""
+    try:
+        file.write_text(json.dumps(found.to_dict(), indent=2) + "\n")
+    except OSError as error:
+        raise DataError(f"cannot write {file}: {error.strerror}") from error

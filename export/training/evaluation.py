@@ -1,7 +1,7 @@
 """A served network and the baselines on the same events, in one table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,25 +48,63 @@ def ask(server: LiveServer, spec: ModelSpec, events: Sequence[RssEvent], version
     return served
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Errors:
+    """How far every way was from the same n events: `error_m` (n, 2) to the north and east, the network's first, whose
+    sigma is `sigma_m` (n, 2). `events` names them by their time, and the place of the transmitter.
+    """
+
+    events: tuple[str, ...]
+    error_m: Mapping[str, NDArray[np.float64]]
+    sigma_m: NDArray[np.float64]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it, to the centimetre."""
+        return {
+            "events": self.events,
+            "error_m": {way: error.round(2).tolist() for way, error in self.error_m.items()},
+            "sigma_m": self.sigma_m.round(2).tolist(),
+        }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What was asked, and the accuracy of every way to answer it, the network's first.
 
-    `inside` are the shares of truths in the network's ellipses of the confidences `calibration.STEPS`, and
-    `sigma_factor` is what its sigmas would have to be multiplied by.
+    `version` is None when several answered. `inside` are the shares of truths in the network's ellipses of the
+    confidences `calibration.STEPS`, and `sigma_factor` is what its sigmas would have to be multiplied by.
     """
 
     split: str
     learned: int
     model: str
-    version: int
+    version: int | None
     ways: Mapping[str, Accuracy]
     inside: tuple[float, ...]
     sigma_factor: float
+    errors: Errors
+
+    @classmethod
+    def of(cls, errors: Errors, *, split: str, learned: int, model: str, version: int | None) -> "Evaluation":
+        """Of what every way was off by."""
+        network, *others = errors.error_m
+        ways = {network: measure(errors.error_m[network], errors.sigma_m)}
+        return cls(
+            split=split,
+            learned=learned,
+            model=model,
+            version=version,
+            ways=ways | {way: measure(errors.error_m[way]) for way in others},
+            inside=tuple(calibration.shares(errors.error_m[network], errors.sigma_m).tolist()),
+            sigma_factor=calibration.sigma_factor(errors.error_m[network], errors.sigma_m),
+            errors=errors,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return asdict(self)
+        figures = {f.name: getattr(self, f.name) for f in fields(self)}
+        ways = {way: asdict(accuracy) for way, accuracy in self.ways.items()}
+        return figures | {"ways": ways, "errors": self.errors.to_dict()}
 
     def table(self) -> str:
         """As Markdown: errors in metres, shares of truths inside the ellipse in per cent, NLL in nats."""
@@ -85,18 +123,16 @@ def evaluate(served: Served, spec: ModelSpec, split: Split) -> Evaluation:
     """What was served for the events that a split holds out, and every baseline; these learn from the rest of it."""
     plane = around(truths_deg(split.learned))
     at = plane.metres(truths_deg(split.held_out))
-    error_m = plane.metres(served.positions_deg) - at
-    ways = {f"{spec.name}/{served.version}": measure(error_m, served.sigma_m)}
+    error_m = {f"{spec.name}/{served.version}": plane.metres(served.positions_deg) - at}
     for name, baseline in BASELINES.items():
-        ways[name] = measure(baseline(split.learned, split.held_out, plane) - at)
-    return Evaluation(
+        error_m[name] = baseline(split.learned, split.held_out, plane) - at
+    events = tuple(f"{e.time} {e.transmitter_deg[0]:.5f} {e.transmitter_deg[1]:.5f}" for e in split.held_out)
+    return Evaluation.of(
+        Errors(events=events, error_m=error_m, sigma_m=served.sigma_m),
         split=split.name,
         learned=len(split.learned),
         model=spec.name,
         version=served.version,
-        ways=ways,
-        inside=tuple(calibration.shares(error_m, served.sigma_m).tolist()),
-        sigma_factor=calibration.sigma_factor(error_m, served.sigma_m),
     )
 
 

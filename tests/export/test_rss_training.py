@@ -17,6 +17,7 @@ from served import BriefServer
 
 from rfserve.export import onnx_file
 from rfserve.export.cli import main
+from rfserve.export.commands.evaluate import write
 from rfserve.export.errors import DataError
 from rfserve.export.manifest import GRAPH_FILE
 from rfserve.export.networks.catalog import build
@@ -28,6 +29,7 @@ from rfserve.export.spec.models.heimdall_net import MAX_RECEIVERS
 from rfserve.export.training import season
 from rfserve.export.training.accuracy import measure
 from rfserve.export.training.baselines import BASELINES
+from rfserve.export.training.evaluation import Errors, Evaluation
 from rfserve.export.training.made_events import path_loss_db
 from rfserve.export.training.path_loss import PathLoss
 from rfserve.export.training.plane import around
@@ -334,3 +336,46 @@ def test_evaluate_asks_a_serving_triton(published, tmp_path, capsys):
     assert network["events"] == expected["events"]
     for name in ("error_m", "inside", "nll", "sigma_m"):
         assert network[name] == pytest.approx(expected[name], rel=1e-3)
+
+
+def evaluation_of(folder: Path, name: str, events: range, *, model: str = "heimdall_net", version: int = 1) -> Path:
+    """A file as `evaluate --json` writes it, with errors that follow from the events' numbers."""
+    numbers = np.array(events, float)
+    errors = Errors(
+        events=tuple(f"event {n}" for n in events),
+        error_m={f"{model}/{version}": np.stack([numbers, -numbers], 1), "5-NN": np.stack([2 * numbers, numbers], 1)},
+        sigma_m=np.stack([numbers + 1, numbers + 2], 1),
+    )
+    found = Evaluation.of(errors, split=name, learned=10, model=model, version=version)
+    write(found, folder / f"{name}.json")
+    return folder / f"{name}.json"
+
+
+def test_folds_are_pooled_into_one_table(tmp_path, capsys):
+    files = [evaluation_of(tmp_path, "a", range(40)), evaluation_of(tmp_path, "b", range(40, 100))]
+    whole, plot = tmp_path / "whole.json", tmp_path / "plot.svg"
+    assert main(["pool", *map(str, files), "--json", str(whole), "--plot", str(plot)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("a; b: 100 events")
+    found, expected = json.loads(whole.read_text()), json.loads(evaluation_of(tmp_path, "all", range(100)).read_text())
+    assert found["ways"] == expected["ways"]
+    assert found["inside"] == expected["inside"]
+    assert found["ways"]["heimdall_net/1"]["error_m"][0] == pytest.approx(49.5 * 2**0.5)
+    assert "b" in plot.read_text()
+    # What was pooled can be pooled with more.
+    more = evaluation_of(tmp_path, "c", range(100, 120), version=2)
+    assert main(["pool", str(whole), str(more)]) == 0
+    assert "| heimdall_net | " in capsys.readouterr().out
+
+
+def test_what_cannot_be_pooled_says_why(tmp_path, capsys):
+    first = evaluation_of(tmp_path, "a", range(40))
+    (tmp_path / "other.json").write_text("{}")
+    for second, reason in (
+        (evaluation_of(tmp_path, "b", range(30, 50)), "10 of 60 events are in two of the files"),
+        (evaluation_of(tmp_path, "c", range(50, 60), model="heimdall_net_pro"), "heimdall_net, heimdall_net_pro"),
+        (tmp_path / "other.json", "is no evaluation (KeyError"),
+        (tmp_path / "none.json", "cannot read"),
+    ):
+        assert main(["pool", str(first), str(second)]) == 1
+        assert reason in capsys.readouterr().err
