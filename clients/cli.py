@@ -1,10 +1,10 @@
-"""`rfserve-client`: recordings to a fix, raw tensors to outputs, and a synthetic event to try it with."""
+"""`rfserve-client`: recordings to a fix, raw tensors to outputs, and synthetic events to try and to judge them with."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from rfserve.clients.commands import batch, infer, locate, synthesize, tensors, watch
+from rfserve.clients.commands import batch, infer, locate, study, synthesize, tensors, watch
 from rfserve.export.spec import RfserveError
 
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rfserve-client", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (locate, batch, watch, infer, tensors, synthesize):
+    for command in (locate, batch, watch, infer, tensors, synthesize, study):
         command.add_to(commands)
     return parser
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rfserve.clients.errors import ClientError
@@ -14,6 +15,7 @@ from rfserve.clients.simulation.receiver import FrontEnd
 from rfserve.clients.simulation.scene import Scene
 
 SCENE, PATH, FRONT_END = Scene(), PathLoss(), FrontEnd()
+PLACES = ("emitter_at", "center")
 # (option, the field it sets, of what, help)
 NUMBERS = (
     ("--eirp-dbm", "eirp_dbm", SCENE, "power of the emitter"),
@@ -32,6 +34,16 @@ NUMBERS = (
     ("--full-scale-dbm", "full_scale_dbm", FRONT_END, "instead of a gain that each receiver sets"),
     ("--bits", "bits", FRONT_END, "of the converters"),
 )
+
+
+def add_receivers_to(command: argparse.ArgumentParser) -> None:
+    """Add the options that say who hears it, and the seed."""
+    heard = command.add_mutually_exclusive_group()
+    heard.add_argument("--receivers", type=int, help=f"default: {SCENE.receivers}")
+    heard.add_argument(
+        "--receivers-file", type=Path, metavar="FILE", help="GeoJSON or CSV: a scene with these receivers"
+    )
+    command.add_argument("--seed", type=int, help=f"default: {SCENE.seed}")
 
 
 def add_to(command: argparse.ArgumentParser) -> None:
@@ -63,16 +75,19 @@ def add_to(command: argparse.ArgumentParser) -> None:
         )
 
 
-def scene_of(options: argparse.Namespace) -> Scene | None:
-    """The scene that the options describe, None when they name nothing of one.
+def asks_for_scene(options: argparse.Namespace) -> bool:
+    """Whether the options name anything of a scene, but for how many receivers and the seed."""
+    asked = {name: getattr(options, name) for name in ("receivers_file", "emitter", "bandwidth_hz", *PLACES)}
+    asked |= {name: getattr(options, name) for _, name, _, _ in NUMBERS}
+    return any(value is not None for value in asked.values())
+
+
+def scene_of(options: argparse.Namespace) -> Scene:
+    """The scene that the options describe.
 
     The errors of `Scene`, and `ClientError` for a bandwidth that the emitter cannot have.
     """
-    asked = {name: getattr(options, name) for name in ("emitter", "bandwidth_hz", "emitter_at", "center")}
-    asked |= {name: getattr(options, name) for _, name, _, _ in NUMBERS}
-    if options.receivers_file is None and all(value is None for value in asked.values()):
-        return None
-    given: dict[str, Any] = _given(options, SCENE) | {n: asked[n] for n in ("emitter_at", "center")}
+    given: dict[str, Any] = _given(options, SCENE) | {name: getattr(options, name) for name in PLACES}
     if options.receivers_file is not None:
         given["receivers"] = placement.stations(options.receivers_file)
     elif options.receivers is not None:
