@@ -116,6 +116,7 @@ def train(run: Run, report: Report) -> Trained:
         enable_model_summary=False,
         logger=False,
         max_epochs=run.recipe.epochs,
+        precision="bf16-mixed" if run.recipe.bf16 else "32-true",
         gradient_clip_val=run.recipe.gradient_norm,
         limit_val_batches=0 if held_out is None else 1,
         num_sanity_val_steps=0,
