@@ -34,13 +34,13 @@ class Recipe:
     processors that multiply BF16, and slower on others. Weights are FP32 either way.
     """
 
-    epochs: int = 70
+    epochs: int = 150
     batch: int = 64
     made: float = 2.0
     made_pool: int = 20_000
     made_spread_m: float = 150.0
     made_anywhere: float = 0.3
-    sigma_factor: float = 1.0
+    sigma_factor: float = 1.2
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     warm_up_share: float = 0.1

@@ -33,11 +33,11 @@ class Jitter:
     """
 
     rss_db: float = 1.0
-    level_db: float = 2.0
-    direction_db: float = 2.0
-    truth_m: float = 15.0
+    level_db: float = 1.5
+    direction_db: float = 1.5
+    truth_m: float = 10.0
     receiver_dropout: float = 0.6
-    dropout_share: float = 0.5
+    dropout_share: float = 0.25
     fewest: int = 4
     strongest_share: float = 0.15
     strongest: tuple[int, int] = (6, 12)

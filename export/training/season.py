@@ -24,11 +24,11 @@ class Season:
     shadowing and gain, and for `odd_share` of them something from `odd_db[0]` to `odd_db[1]` more.
     """
 
-    gain_share: float = 0.3
+    gain_share: float = 0.25
     gain_db: float = 8.0
     broken_share: float = 0.05
     broken_db: float = 15.0
-    elsewhere_share: float = 0.2
+    elsewhere_share: float = 0.15
     away_m: float = 250.0
     unknown_db: float = 10.0
     odd_share: float = 0.1
