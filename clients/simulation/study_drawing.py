@@ -39,7 +39,8 @@ def draw(steps: Sequence[Step], file: Path) -> None:
             panel.set_xlabel(study.axis, fontsize=SMALL)
             panel.tick_params(labelsize=SMALL)
             panel.grid(alpha=0.3)
-            panel.set_ylim(bottom=0)
+        # All panels share it: set before the last is drawn, it would cut off what is higher there.
+        figure.axes[0].set_ylim(bottom=0)
         figure.axes[0].set_ylabel("metres", fontsize=SMALL)
         figure.axes[0].legend(fontsize=SMALL)
         try:

@@ -82,6 +82,7 @@ def draw(found: Mapping[str, Mapping[float, Accuracy]], file: Path) -> None:
             panel.plot(list(at), [a.sigma_m for a in at.values()], "s--", markersize=3, label="sigma, median")
             panel.plot(list(at), [a.error_m[0] for a in at.values()], "o-", markersize=3, label="median error")
             drawing.label(panel, one.axis)
-            panel.set_ylim(bottom=0)
+        # All panels share it: set before the last is drawn, it would cut off what is higher there.
+        figure.axes[0].set_ylim(bottom=0)
         figure.axes[0].set_ylabel("metres", fontsize=drawing.SMALL)
         figure.axes[0].legend(fontsize=7)
