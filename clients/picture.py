@@ -14,10 +14,10 @@ ALIGNMENTS = {"start": "left", "middle": "center", "end": "right"}
 FIX, RECEIVER, TRUTH = "#d6431a", "#17648d", "#2a7f3f"
 
 
-def require() -> None:
-    """`ClientError` unless matplotlib is installed."""
+def require(otherwise: str = "write a map with --map") -> None:
+    """`ClientError` unless matplotlib is installed; it says what can be done `otherwise`."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ClientError("matplotlib is not installed; `pip install 'rfserve[png]'`, or write a map with --map")
+        raise ClientError(f"matplotlib is not installed; `pip install 'rfserve[png]'`, or {otherwise}")
 
 
 def render(report: Report) -> bytes:

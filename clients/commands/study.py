@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rfserve.clients import picture
 from rfserve.clients.client import LocalizationClient
 from rfserve.clients.commands import scene_options, server_options
 from rfserve.clients.errors import ClientError
@@ -40,7 +41,7 @@ def add_to(commands: Any) -> None:
 
 def _study(options: argparse.Namespace) -> int:
     if options.plot is not None:
-        study_drawing.require()
+        picture.require("leave --plot out")
     scene = scene_options.scene_of(options)
     studies = [s for s in STUDIES if options.study is None or s.name in options.study]
     steps = []
@@ -53,10 +54,10 @@ def _study(options: argparse.Namespace) -> int:
             print(f"{step.study} {step.at:g}: {step.error_m[0]:.0f} m", file=sys.stderr, flush=True)
             steps.append(step)
     print(study.table(steps))
-    if options.plot is not None:
-        study_drawing.draw(steps, options.plot)
     if options.json is not None:
         _write(options.json, scene, options, steps)
+    if options.plot is not None:
+        study_drawing.draw(steps, options.plot)
     return 0
 
 

@@ -15,7 +15,7 @@ from rfserve.export.spec.models.iq_features import RAW_RECEIVERS, RAW_SAMPLES
 
 CENTER = Position(latitude_deg=45.07, longitude_deg=7.69)
 # What is drawn, each from a generator of its own: levels need no samples, and one thing more leaves the rest as it was.
-DRAWN = ("receivers", "emitter", "shadowing", "oscillators", "clocks", "emission", "noise", "misplaced")
+DRAWN = ("receivers", "emitter", "shadowing", "oscillators", "clocks", "emission", "noise", "misplaced", "hearing")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ def _heard_by(scene: Scene, count: float) -> Scene:
     """Any of the receivers that are given, others in each scene."""
     if isinstance(scene.receivers, int):
         return replace(scene, receivers=int(count))
-    order = np.random.default_rng([scene.seed, len(scene.receivers)]).permutation(len(scene.receivers))
+    order = scene.generator("hearing").permutation(len(scene.receivers))
     return replace(scene, receivers=tuple(scene.receivers[i] for i in sorted(order[: int(count)])))
 
 

@@ -1,6 +1,5 @@
 """A study as a picture, drawn by matplotlib (`pip install 'rfserve[png]'`)."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,18 +9,11 @@ from rfserve.clients.simulation.study import SNR, STUDIES, Step
 SMALL = 8
 
 
-def require() -> None:
-    """`ClientError` unless matplotlib is installed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ClientError("matplotlib is not installed; `pip install 'rfserve[png]'`, or leave --plot out")
-
-
 def draw(steps: Sequence[Step], file: Path) -> None:
     """Median and 90 % error, and the median sigma, against every step, as SVG; `ClientError` when it cannot be written.
 
-    The same steps give the same bytes.
+    The same steps give the same bytes. matplotlib is needed.
     """
-    require()
     # An extra of its own, and slow to import.
     from matplotlib import rc_context  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415

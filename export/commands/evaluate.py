@@ -61,8 +61,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         if options.plots is not None:
             draw(server, served, split, found, options.plots)
     print(f"{found.split}: {len(split.held_out)} events, baselines learned from {found.learned}\n")
-    print(found.table())
-    print(f"\nsigma x {found.sigma_factor:.2f} would put 68 % of the truths into the 68 % ellipse")
+    print(found.text())
     if options.json is not None:
         write(found, options.json)
     return 0

@@ -19,7 +19,7 @@ def add_to(commands: Any) -> None:
 
 def _pool(options: argparse.Namespace) -> int:
     split_options.require_extra()
-    # NumPy and SciPy take a second to import, and only this command needs them.
+    # NumPy and SciPy take a second to import, and most commands need neither.
     import numpy as np  # noqa: PLC0415
 
     from rfserve.export.training import calibration, pooled  # noqa: PLC0415
@@ -27,8 +27,7 @@ def _pool(options: argparse.Namespace) -> int:
     parts = [pooled.read(file) for file in options.files]
     found = pooled.pooled(parts)
     print(f"{found.split}: {len(found.errors.events)} events, baselines learned from {found.learned} or more\n")
-    print(found.table())
-    print(f"\nsigma x {found.sigma_factor:.2f} would put 68 % of the truths into the 68 % ellipse")
+    print(found.text())
     if options.plot is not None:
         shares = {part.split: np.array(part.inside) for part in parts} | {"all": np.array(found.inside)}
         calibration.draw(shares, options.plot)

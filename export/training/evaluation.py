@@ -106,6 +106,11 @@ class Evaluation:
         ways = {way: asdict(accuracy) for way, accuracy in self.ways.items()}
         return figures | {"ways": ways, "errors": self.errors.to_dict()}
 
+    def text(self) -> str:
+        """The table, and what sigma would have to be."""
+        would = f"sigma x {self.sigma_factor:.2f} would put 68 % of the truths into the 68 % ellipse"
+        return f"{self.table()}\n\n{would}"
+
     def table(self) -> str:
         """As Markdown: errors in metres, shares of truths inside the ellipse in per cent, NLL in nats."""
         heads = [f"{q} %" for q in QUANTILES] + [f"in {c:.0%}" for c in CONFIDENCES] + ["NLL", "sigma"]
