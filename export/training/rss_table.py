@@ -37,9 +37,9 @@ class Jitter:
     direction_db: float = 1.5
     truth_m: float = 10.0
     receiver_dropout: float = 0.6
-    dropout_share: float = 0.25
+    dropout_share: float = 0.15
     fewest: int = 4
-    strongest_share: float = 0.15
+    strongest_share: float = 0.35
     strongest: tuple[int, int] = (6, 12)
 
 
