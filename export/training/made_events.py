@@ -7,22 +7,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rfserve.export.training.path_loss import NEAREST_M, Numbers, PathLoss
+from rfserve.export.training.noise_floor import METER_DB, Numbers, total_db
+from rfserve.export.training.path_loss import NEAREST_M, PathLoss
 from rfserve.export.training.rss_table import UNHEARD, RssTable
 
-# At places that it has not seen, a map is mostly better than its deviation, and sometimes far off: the median of
-# |error| / deviation is 0.41 (t of three degrees of freedom: 0.44; normal: 0.67).
-TAILS = 3
+# At places that it has not seen, signals 6 dB above the noise are a little farther off than normal errors would be: of
+# t with 3, 5, 10 degrees of freedom and of the normal, that of 10 makes what was held out likeliest.
+TAILS = 10
+# Who is on air: the number of a fixed receiver, or -1, its place, and the floor of its noise in dB.
+Moment = Sequence[tuple[int, Numbers, float]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MadeEvents:
     """Everything that new events are drawn from, FP32 and metres north and east.
 
-    `places_m` (places, 2); `mean_db` and `sigma_db` (places, fixed) what each fixed receiver measures of them. Who was
-    on air at a moment: `fixed` (moments, receivers) INT64, -1 for a moving one, at `receivers_m` (moments, receivers,
-    2), where `present` (moments, receivers) BOOL. `moving` is the path loss to those that move. What is received below
-    `weakest_db` is not heard, but for the strongest.
+    `places_m` (places, 2); `mean_db` and `sigma_db` (places, fixed) of the signals at each fixed receiver. Who was on
+    air at a moment: `fixed` (moments, receivers) INT64, -1 for a moving one, at `receivers_m` (moments, receivers, 2),
+    above noise at `floor_db` (moments, receivers), where `present` (moments, receivers) BOOL. `moving` is the path loss
+    to those that move. What is received below `weakest_db` is not heard, but for the strongest.
     """
 
     places_m: Tensor
@@ -30,6 +33,7 @@ class MadeEvents:
     sigma_db: Tensor
     fixed: Tensor
     receivers_m: Tensor
+    floor_db: Tensor
     present: Tensor
     moving: PathLoss
     weakest_db: float
@@ -41,29 +45,32 @@ class MadeEvents:
     def of(
         cls,
         places_m: Numbers,
-        measured_db: Sequence[tuple[Numbers, Numbers]],
-        on_air: Sequence[Sequence[tuple[int, Numbers]]],
+        signals_db: Sequence[tuple[Numbers, Numbers]],
+        on_air: Sequence[Moment],
         *,
         moving: PathLoss,
         weakest_db: float,
     ) -> "MadeEvents":
-        """From places (places, 2), mean and deviation (places) of each fixed receiver, and each moment's receivers on
-        air: the number of a fixed one, or -1, and its place.
+        """From places (places, 2), mean and deviation (places) of each fixed receiver's signals, and who was on air at
+        each moment.
         """
         width = max(len(moment) for moment in on_air)
         fixed = torch.full((len(on_air), width), -1)
         receivers = torch.zeros(len(on_air), width, 2)
+        floors = torch.full((len(on_air), width), UNHEARD)
         for row, moment in enumerate(on_air):
-            for column, (number, place) in enumerate(moment):
+            for column, (number, place, floor_db) in enumerate(moment):
                 fixed[row, column] = number
                 receivers[row, column] = torch.from_numpy(place)
+                floors[row, column] = floor_db
         counts = torch.tensor([len(moment) for moment in on_air])
         return cls(
             places_m=torch.from_numpy(places_m).float(),
-            mean_db=torch.from_numpy(np.stack([mean for mean, _ in measured_db], 1)).float(),
-            sigma_db=torch.from_numpy(np.stack([deviation for _, deviation in measured_db], 1)).float(),
+            mean_db=torch.from_numpy(np.stack([mean for mean, _ in signals_db], 1)).float(),
+            sigma_db=torch.from_numpy(np.stack([deviation for _, deviation in signals_db], 1)).float(),
             fixed=fixed,
             receivers_m=receivers,
+            floor_db=floors,
             present=torch.arange(width) < counts.unsqueeze(1),
             moving=moving,
             weakest_db=weakest_db,
@@ -78,10 +85,14 @@ class MadeEvents:
         moves, known, on_air = fixed < 0, fixed.clamp(min=0), self.present[moment]
         mean = torch.where(moves, path_loss_db(self.moving, receivers, truths), self.mean_db[place].gather(1, known))
         sigma = torch.where(moves, self.moving.sigma_db, self.sigma_db[place].gather(1, known))
-        rss_db = torch.where(on_air, mean + sigma * error, UNHEARD)
+        floor_db = self.floor_db[moment]
+        meter = METER_DB * torch.randn(fixed.shape, generator=generator)
+        rss_db = torch.where(on_air, total_db(mean + sigma * error, floor_db) + meter, UNHEARD)
         strongest = rss_db == rss_db.amax(1, keepdim=True)
         heard = on_air & ((rss_db > self.weakest_db) | strongest)
-        return RssTable(rss_db=torch.where(heard, rss_db, UNHEARD), receivers_m=receivers, truths_m=truths)
+        return RssTable(
+            rss_db=torch.where(heard, rss_db, UNHEARD), receivers_m=receivers, truths_m=truths, floor_db=floor_db
+        )
 
 
 def _errors(shape: torch.Size, generator: torch.Generator) -> Tensor:

@@ -6,19 +6,49 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rfserve.export.training.noise_floor import Numbers, linearised
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-Numbers = NDArray[np.float64]
 Logs = TypeVar("Logs", Numbers, "Tensor")
 
 # Nearer than this no distance is believed: receivers and transmitters are known to some metres.
 NEAREST_M = 10.0
+# Steps to the signals beneath noise: half-way each, or they overshoot.
+STEPS, DAMPING = 6, 0.5
+LEAST_VARIANCE_DB2 = 0.1
 
 
 def log_distance(a_m: Numbers, b_m: Numbers) -> Numbers:
     """log10 of the metres between places (…, 2) north and east; of 10 m for nearer ones."""
     return np.asarray(np.log10(np.maximum(np.hypot(*(a_m - b_m).T), NEAREST_M)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """What receivers measured: of transmitters at `truths_m` (n, 2), standing at `places_m` (n, 2), strengths (n,) and
+    the floors of their noise (n,), in dB.
+    """
+
+    truths_m: Numbers
+    places_m: Numbers
+    rss_db: Numbers
+    floor_db: Numbers
+
+    @property
+    def logs(self) -> Numbers:
+        """`log_distance` of each (n,)."""
+        return log_distance(self.truths_m, self.places_m)
+
+    def rows(self, which: NDArray[np.int64]) -> "Heard":
+        """Some of them."""
+        return Heard(
+            truths_m=self.truths_m[which],
+            places_m=self.places_m[which],
+            rss_db=self.rss_db[which],
+            floor_db=self.floor_db[which],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +64,39 @@ class PathLoss:
         """The line of least squares through strengths (n,) over `log_distance` (n,)."""
         slope, level = np.polyfit(logs, rss_db, 1)
         return cls(slope_db=float(slope), level_db=float(level), sigma_db=float(np.std(rss_db - level - slope * logs)))
+
+    @classmethod
+    def under_noise(
+        cls, heard: Heard, *, towards: "PathLoss | None" = None, prior: tuple[float, float] = (0.0, 0.0)
+    ) -> "PathLoss":
+        """The line through the signals beneath which the receivers' noise is.
+
+        `prior` says how many strengths the slope and the level of another line weigh that it is drawn to.
+        """
+        logs = heard.logs
+        columns = np.stack([logs, np.ones_like(logs)], 1)
+        drawn = np.zeros(2) if towards is None else np.array([towards.slope_db, towards.level_db])
+        found = cls.fitted(logs, heard.rss_db)
+        signal_db = np.maximum(heard.rss_db, heard.floor_db)
+        for _ in range(STEPS):
+            signal_db = found.signals(heard, signal_db)
+            seen, variance = linearised(heard.rss_db, heard.floor_db, signal_db)
+            weights = found.sigma_db**2 / (variance + found.sigma_db**2)
+            square = (columns * weights[:, None]).T @ columns + np.diag(prior)
+            slope, level = np.linalg.solve(square, (columns * weights[:, None]).T @ seen + np.array(prior) * drawn)
+            left = seen - level - slope * logs
+            sigma = np.sqrt(max(np.average(left**2 - variance, weights=weights**2), LEAST_VARIANCE_DB2))
+            found = cls(slope_db=float(slope), level_db=float(level), sigma_db=float(sigma))
+        return found
+
+    def signals(self, heard: Heard, near_db: Numbers | None = None) -> Numbers:
+        """The likeliest signals (n,) in what was heard, sought from ones on that are near them."""
+        found, mean = np.maximum(heard.rss_db, heard.floor_db) if near_db is None else near_db, self.at(heard.logs)
+        for _ in range(STEPS):
+            seen, variance = linearised(heard.rss_db, heard.floor_db, found)
+            likely = mean + self.sigma_db**2 / (variance + self.sigma_db**2) * (seen - mean)
+            found = found + DAMPING * (likely - found)
+        return found
 
     def at(self, logs: Logs) -> Logs:
         """The mean strength in dB at distances, as `log_distance` gives them: a NumPy array or a tensor."""

@@ -34,7 +34,7 @@ class Recipe:
     processors that multiply BF16, and slower on others. Weights are FP32 either way.
     """
 
-    epochs: int = 150
+    epochs: int = 300
     batch: int = 64
     made: float = 2.0
     made_pool: int = 20_000

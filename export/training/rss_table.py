@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from rfserve.export.scaling import Scaling
+from rfserve.export.training.floors import Floors
+from rfserve.export.training.noise_floor import signal_db, total_db
 from rfserve.export.training.plane import Plane
 from rfserve.export.training.rss_event import RssEvent, truths_deg
 from rfserve.export.training.rss_tensors import LATITUDE, LONGITUDE, NOISE_DB, SNR
@@ -46,31 +48,40 @@ class Jitter:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RssTable:
     """`rss_db` (events, receivers), -inf where nothing was heard; `receivers_m` (events, receivers, 2) and
-    `truths_m` (events, 2) to the north and east on a plane. FP32.
+    `truths_m` (events, 2) to the north and east on a plane. FP32. `floor_db` (events, receivers) is the noise that
+    strengths are above, -inf where nobody knows.
     """
 
     rss_db: Tensor
     receivers_m: Tensor
     truths_m: Tensor
+    floor_db: Tensor
 
     def __len__(self) -> int:
         return len(self.truths_m)
 
     @classmethod
-    def of(cls, events: Sequence[RssEvent], plane: Plane) -> "RssTable":
-        """The events in their order."""
+    def of(cls, events: Sequence[RssEvent], plane: Plane, floors: Floors | None = None) -> "RssTable":
+        """The events in their order; with `floors`, every receiver has one at each event's day."""
         width = max(len(e.names) for e in events)
         rss_db = torch.full((len(events), width), UNHEARD)
-        receivers = torch.zeros(len(events), width, 2)
+        receivers, floor_db = torch.zeros(len(events), width, 2), torch.full((len(events), width), UNHEARD)
         for row, event in enumerate(events):
             rss_db[row, : len(event.names)] = torch.from_numpy(event.rss_db)
             receivers[row, : len(event.names)] = torch.from_numpy(plane.metres(event.receivers_deg))
+            if floors is not None:
+                floor_db[row, : len(event.names)] = torch.tensor([floors[name, event.day] for name in event.names])
         truths = plane.metres(truths_deg(events))
-        return cls(rss_db=rss_db, receivers_m=receivers, truths_m=torch.from_numpy(truths).float())
+        return cls(rss_db=rss_db, receivers_m=receivers, truths_m=torch.from_numpy(truths).float(), floor_db=floor_db)
 
     def rows(self, which: Tensor) -> "RssTable":
         """Some events, in the order of `which`."""
-        return RssTable(rss_db=self.rss_db[which], receivers_m=self.receivers_m[which], truths_m=self.truths_m[which])
+        return RssTable(
+            rss_db=self.rss_db[which],
+            receivers_m=self.receivers_m[which],
+            truths_m=self.truths_m[which],
+            floor_db=self.floor_db[which],
+        )
 
     def joined(self, other: "RssTable") -> "RssTable":
         """These events and the other's."""
@@ -80,6 +91,7 @@ class RssTable:
             rss_db=torch.cat([p.rss_db for p in parts]),
             receivers_m=torch.cat([p.receivers_m for p in parts]),
             truths_m=torch.cat([p.truths_m for p in parts]),
+            floor_db=torch.cat([p.floor_db for p in parts]),
         )
 
     def jittered(self, jitter: Jitter, generator: torch.Generator) -> "RssTable":
@@ -94,8 +106,11 @@ class RssTable:
         heard = self.rss_db > UNHEARD
         kept = heard & (torch.rand(count, width, generator=generator) >= share)
         enough = kept.sum(1, keepdim=True) >= jitter.fewest
-        changed = self.rss_db + jitter.rss_db * normal(count, width) + jitter.level_db * normal(count, 1)
-        changed = changed + jitter.direction_db * self._directional(generator)
+        error_db = jitter.rss_db * normal(count, width)
+        power_db = jitter.level_db * normal(count, 1) + jitter.direction_db * self._directional(generator)
+        changed = total_db(signal_db(self.rss_db, self.floor_db) + power_db, self.floor_db)
+        # What was measured below the floor is noise, whatever the transmitter sends.
+        changed = torch.where(self.rss_db > self.floor_db, changed, self.rss_db) + error_db
         changed = torch.where(torch.where(enough, kept, heard), changed, UNHEARD)
         fewest, most = jitter.strongest
         limit = torch.randint(fewest, most + 1, (count, 1), generator=generator)
@@ -105,6 +120,7 @@ class RssTable:
             rss_db=torch.where(all_of_them | (rank < limit), changed, UNHEARD),
             receivers_m=self.receivers_m,
             truths_m=self.truths_m + jitter.truth_m * normal(count, 2),
+            floor_db=self.floor_db,
         )
 
     def inputs(self, scaling: Scaling, receivers: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -151,6 +167,7 @@ class RssTable:
             rss_db=torch.nn.functional.pad(self.rss_db, (0, missing), value=UNHEARD),
             receivers_m=torch.nn.functional.pad(self.receivers_m, (0, 0, 0, missing)),
             truths_m=self.truths_m,
+            floor_db=torch.nn.functional.pad(self.floor_db, (0, missing), value=UNHEARD),
         )
 
 

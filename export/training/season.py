@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from rfserve.export.training.made_events import path_loss_db
+from rfserve.export.training.noise_floor import total_db
 from rfserve.export.training.path_loss import PathLoss
 from rfserve.export.training.rss_table import UNHEARD, RssTable
 
@@ -21,7 +22,7 @@ class Season:
     that for each event), and that of `broken_share` of the receivers by `broken_db` more. In `elsewhere_share` of the
     events, some receivers, from none to all, stand elsewhere: half of those anywhere in the box of all receivers, half
     `away_m` from where they were. What these measure is the path loss of all receivers with `unknown_db`, which is
-    shadowing and gain, and for `odd_share` of them something from `odd_db[0]` to `odd_db[1]` more.
+    shadowing, above the noise that they had; for `odd_share` of them all is `odd_db[0]` to `odd_db[1]` more.
     """
 
     gain_share: float = 0.25
@@ -53,12 +54,14 @@ def changed(table: RssTable, season: Season, loss: PathLoss, generator: torch.Ge
     there = torch.where(uniform(count, width, 1) < 0.5, anywhere, near)
     odd = season.odd_db[0] + (season.odd_db[1] - season.odd_db[0]) * uniform(count, width)
     odd = odd * (uniform(count, width) < season.odd_share)
-    measured = path_loss_db(loss, there, table.truths_m) + season.unknown_db * normal(count, width) + odd
+    signal_db = path_loss_db(loss, there, table.truths_m) + season.unknown_db * normal(count, width)
+    measured = total_db(signal_db, table.floor_db) + odd
     share = uniform(count, 1) * (uniform(count, 1) < season.elsewhere_share)
     moved = heard & (uniform(count, width) < share)
     rss_db = torch.where(moved, measured, rss_db)
+    floor_db = torch.where(moved, table.floor_db + odd, table.floor_db)
     places = torch.where(moved.unsqueeze(-1), there, places)
     gain = season.gain_db * uniform(count, 1) * normal(count, width)
     gain = gain + season.broken_db * normal(count, width) * (uniform(count, width) < season.broken_share)
-    rss_db = rss_db + gain * (uniform(count, 1) < season.gain_share)
-    return RssTable(rss_db=rss_db, receivers_m=places, truths_m=table.truths_m)
+    gain = gain * (uniform(count, 1) < season.gain_share)
+    return RssTable(rss_db=rss_db + gain, receivers_m=places, truths_m=table.truths_m, floor_db=floor_db + gain)
