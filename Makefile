@@ -33,7 +33,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 models: setup
 	$(BIN)/rfserve-export write all --missing --repository $(REPOSITORY)
 
-# Where the published networks were trained, with its path loss: 24 dB for each tenfold distance.
+# Where the published networks were trained; what is measured there falls by 24 dB for each tenfold distance, as the
+# receivers' noise is in it.
 $(CAMPUS): clients/campus.csv | setup
 	$(BIN)/rfserve-client synthesize $(dir $@) --receivers-file clients/campus.csv --emitter-at=$(CAMPUS_EMITTER) \
 	  --eirp-dbm=-10 --path-loss-exponent 2.4 --shadowing-db 6 --seed 3

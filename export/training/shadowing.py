@@ -1,7 +1,7 @@
 """How strong a transmitter's signal is at one receiver that does not move, by the transmitter's place.
 
 A Gaussian process over that place: log-distance path loss as its mean, and shadowing that is alike at places near each
-other (Gudmundson 1991: correlation exp(-d / 40 to 160 m), beside a smoother part of 300 m). What is measured is the
+other (Gudmundson 1991: correlation exp(-d / 20 to 160 m), beside a smoother part of 300 m). What is measured is the
 signal and the receiver's noise: the process is fitted by Gauss-Newton steps (Laplace's approximation, Rasmussen and
 Williams 2006, 3.4).
 """
