@@ -97,6 +97,8 @@ def test_more_power_changes_signals_and_not_the_noise():
     assert int(strong.sum()) > 50
     assert int(weak.sum()) > 10
     assert float(moved[weak].max()) == 0
+    near = (table.rss_db > table.floor_db) & (table.rss_db < table.floor_db + 2)
+    assert 0 < float(moved[near].mean()) < 0.5 * float(moved[strong].mean())
     assert float(moved[strong].mean()) == pytest.approx(6 * math.sqrt(2 / math.pi), rel=0.25)
 
 
