@@ -26,6 +26,12 @@ def total_db(signal_db: Tensor, floor_db: Tensor) -> Tensor:
     return NEPER_DB * torch.logaddexp(signal_db / NEPER_DB, floor_db / NEPER_DB)
 
 
+def expected_db(signal_db: Numbers, floor_db: Numbers | float) -> Numbers:
+    """The same of NumPy's arrays."""
+    found: Numbers = NEPER_DB * np.logaddexp(signal_db / NEPER_DB, floor_db / NEPER_DB)
+    return found
+
+
 def signal_db(rss_db: Tensor, floor_db: Tensor) -> Tensor:
     """The signal in what was measured: -inf where that is not above the floor."""
     noise = ((floor_db - rss_db) / NEPER_DB).exp().clamp(max=1.0)
@@ -39,5 +45,4 @@ def linearised(rss_db: Numbers, floor_db: Numbers, near_db: Numbers) -> tuple[Nu
     1993).
     """
     share = np.maximum(expit((near_db - floor_db) / NEPER_DB), LEAST_SHARE)
-    expected = NEPER_DB * np.logaddexp(near_db / NEPER_DB, floor_db / NEPER_DB)
-    return near_db + (rss_db - expected) / share, (METER_DB / share) ** 2
+    return near_db + (rss_db - expected_db(near_db, floor_db)) / share, (METER_DB / share) ** 2

@@ -1,5 +1,6 @@
 """Log-distance path loss, as a line through measured strengths."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -35,6 +36,22 @@ class Heard:
     places_m: Numbers
     rss_db: Numbers
     floor_db: Numbers
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[Numbers, Numbers, float, float]]) -> "Heard":
+        """From a truth, a place, a strength and a floor for each."""
+        truths, places, rss_db, floors = (np.array(column) for column in zip(*rows, strict=True))
+        return cls(truths_m=truths, places_m=places, rss_db=rss_db, floor_db=floors)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Heard"]) -> "Heard":
+        """What all of them heard."""
+        return cls(
+            truths_m=np.concatenate([p.truths_m for p in parts]),
+            places_m=np.concatenate([p.places_m for p in parts]),
+            rss_db=np.concatenate([p.rss_db for p in parts]),
+            floor_db=np.concatenate([p.floor_db for p in parts]),
+        )
 
     @property
     def logs(self) -> Numbers:

@@ -4,7 +4,7 @@ Receivers that do not move have shadowing that was learned (`training/shadowing.
 their own and have independent shadowing. The receivers' noise is below both of them (`training/noise_floor.py`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -40,10 +40,10 @@ class RadioMap:
         for event, truth, places in zip(events, self._truths, self._places, strict=True):
             for name, place, rss_db in zip(event.names, places, event.rss_db, strict=True):
                 heard.setdefault(name, []).append((truth, place, rss_db, self.floors[name, event.day]))
-        tables = {name: _columns(heard[name]) for name in sorted(heard)}
-        self.common = _path_loss(tables.values())
+        tables = {name: Heard.of(heard[name]) for name in sorted(heard)}
+        self.common = PathLoss.under_noise(Heard.joined(list(tables.values())))
         moving = {name: table for name, table in tables.items() if np.ptp(table.places_m, 0).max() >= NEAREST_M}
-        self.moving = _path_loss(moving.values()) if moving else self.common
+        self.moving = PathLoss.under_noise(Heard.joined(list(moving.values()))) if moving else self.common
         self._fixed = {name: t for name, t in tables.items() if len(t.rss_db) >= FEWEST and name not in moving}
 
     @cached_property
@@ -90,20 +90,3 @@ class RadioMap:
         return fixed + [
             (-1, place, self.floors[name, event.day]) for name, place in names if name not in self.receivers
         ]
-
-
-def _columns(rows: Sequence[tuple[Numbers, Numbers, float, float]]) -> Heard:
-    truths, places, rss_db, floors = (np.array(column) for column in zip(*rows, strict=True))
-    return Heard(truths_m=truths, places_m=places, rss_db=rss_db, floor_db=floors)
-
-
-def _path_loss(tables: Iterable[Heard]) -> PathLoss:
-    held = list(tables)
-    return PathLoss.under_noise(
-        Heard(
-            truths_m=np.concatenate([t.truths_m for t in held]),
-            places_m=np.concatenate([t.places_m for t in held]),
-            rss_db=np.concatenate([t.rss_db for t in held]),
-            floor_db=np.concatenate([t.floor_db for t in held]),
-        )
-    )

@@ -26,9 +26,7 @@ from rfserve.export.registry import Registry
 from rfserve.export.spec import ModelSpec
 from rfserve.export.spec.models.heimdall_net import MAX_RECEIVERS
 from rfserve.export.training.curves import Curves
-from rfserve.export.training.floors import Floors
 from rfserve.export.training.made_events import MadeEvents
-from rfserve.export.training.path_loss import PathLoss
 from rfserve.export.training.plane import Plane, around
 from rfserve.export.training.radio_map import RadioMap
 from rfserve.export.training.rss_event import truths_deg
@@ -81,8 +79,8 @@ def train(run: Run, report: Report) -> Trained:
     torch.set_num_threads(run.threads)
     seed_everything(run.seed, workers=True, verbose=False)
     plane = around(truths_deg(run.split.learned))
-    made, loss, floors = _made(run, plane, report)
-    measured = RssTable.of(run.split.learned, plane, floors)
+    radio_map, made = _made(run, plane, report)
+    measured = RssTable.of(run.split.learned, plane, radio_map.floors)
     network = build(run.spec, seed=run.seed)
     assert isinstance(network, HeimdallBase)  # noqa: S101 - the command offers nothing else
     scaling = learned_scaling(measured, plane, MAX_RECEIVERS, run.recipe.sigma_factor)
@@ -94,7 +92,7 @@ def train(run: Run, report: Report) -> Trained:
         measured=measured,
         made=made,
         held_out=held_out,
-        loss=loss,
+        loss=radio_map.common,
         seed=run.seed,
         asked=asked,
     )
@@ -196,14 +194,14 @@ def _begin(run: Run, asked: Mapping[str, Any]) -> Path | None:
     return checkpoint if checkpoint.exists() else None
 
 
-def _made(run: Run, plane: Plane, report: Report) -> tuple[MadeEvents | None, PathLoss, Floors]:
-    """The events that a radio map makes, the path loss of all receivers, and the floors of their noise."""
+def _made(run: Run, plane: Plane, report: Report) -> tuple[RadioMap, MadeEvents | None]:
+    """The radio map of what is learned, and the events that it makes."""
     recipe = run.recipe
     # What NumPy and SciPy compute with; other numbers of threads round differently.
     with threadpool_limits(run.threads):
         radio_map = RadioMap(run.split.learned, plane, seed=run.seed)
         if not recipe.made:
-            return None, radio_map.common, radio_map.floors
+            return radio_map, None
         report("learning a radio map of every fixed receiver")
         made = radio_map.made_events(
             recipe.made_pool,
@@ -212,7 +210,7 @@ def _made(run: Run, plane: Plane, report: Report) -> tuple[MadeEvents | None, Pa
             anywhere=recipe.made_anywhere,
             weakest_db=NOISE_DB,
         )
-    return made, radio_map.common, radio_map.floors
+    return radio_map, made
 
 
 def _machine() -> dict[str, Any]:
