@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ class Scaling:
     with `metres_per_degree` (latitude, longitude). `features_are_local` says that the features' latitude, longitude
     and altitude columns are offsets of the same kind. `target_*` belongs to the position (north, east), and
     `target_scale` to the uncertainty as well, which is then multiplied by `uncertainty_scale`: what held-out truths
-    say of it. `reach_m` is how far from a fixed origin the mean of the receivers was in training; what is farther
+    say of it. `uncertainty_by_receivers` does so again by how many receivers are active: pairs of a number of them and
+    a factor, linear between two, and that of the nearest beyond; the more of them, the more of their errors are the
+    same one. `reach_m` is how far from a fixed origin the mean of the receivers was in training; what is farther
     off gets a sigma of at least the distance beyond it. The default is the identity.
     """
 
@@ -47,6 +50,7 @@ class Scaling:
     target_offset: tuple[float, float] = (0.0, 0.0)
     target_scale: tuple[float, float] = (1.0, 1.0)
     uncertainty_scale: tuple[float, float] = (1.0, 1.0)
+    uncertainty_by_receivers: tuple[tuple[float, float], ...] = ()
     reach_m: float | None = None
 
     def __post_init__(self) -> None:
@@ -59,6 +63,7 @@ class Scaling:
                 raise ScalingError(f"scaling {name}: got {values}; expected {length} finite numbers")
             if ("scale" in name or name == "metres_per_degree") and not all(v > 0 for v in values):
                 raise ScalingError(f"scaling {name}: got {values}; expected every number above 0")
+        self._check_receivers()
         origin = self.origin
         if isinstance(origin, str) and origin != RECEIVERS:
             raise ScalingError(f"scaling origin: got {origin!r}; expected null, {RECEIVERS!r} or [latitude, longitude]")
@@ -71,6 +76,15 @@ class Scaling:
             )
         if self.features_are_local and origin is None:
             raise ScalingError("scaling features_are_local: got true without an origin; expected an origin")
+
+    def _check_receivers(self) -> None:
+        pairs = self.uncertainty_by_receivers
+        sound = all(len(pair) == 2 and all(math.isfinite(v) and v > 0 for v in pair) for pair in pairs)
+        if not (sound and all(before[0] < after[0] for before, after in pairwise(pairs))):
+            raise ScalingError(
+                f"scaling uncertainty_by_receivers: got {pairs}; expected pairs [receivers, factor], all above 0, "
+                "and more receivers in each than in the one before"
+            )
 
     @property
     def is_identity(self) -> bool:
@@ -121,6 +135,8 @@ def _value(name: str, value: Any) -> Any:
         if not isinstance(value, bool):
             raise ScalingError(f"scaling {name}: got {value!r}; expected true or false")
         return value
+    if name == "uncertainty_by_receivers":
+        return tuple(tuple(float(v) for v in pair) for pair in value)
     if name == "reach_m" and value is not None:
         return float(value)
     if isinstance(value, Sequence) and not isinstance(value, str):

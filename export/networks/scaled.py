@@ -1,5 +1,7 @@
 """A network with its scaling around it: physical units in, degrees and metres out."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,20 @@ def _active_mean(x: Tensor, mask: Tensor) -> Tensor:
     """(batch, receivers, 3) to the mean of the active receivers (batch, 3); 0 without one."""
     kept = mask.unsqueeze(-1)
     return where(kept, x, 0.0).sum(1) / kept.sum(1).to(x.dtype).clamp(min=1)
+
+
+def receivers_factor(scaling: Scaling, mask: Tensor) -> Tensor | None:
+    """(batch, 1): what sigma is multiplied by for as many receivers as are active, `Scaling.uncertainty_by_receivers`;
+    None when that is empty.
+    """
+    pairs = scaling.uncertainty_by_receivers
+    if not pairs:
+        return None
+    count = mask.sum(1, keepdim=True).to(torch.float32)
+    factor = torch.full_like(count, pairs[0][1])
+    for (few, before), (many, after) in pairwise(pairs):
+        factor = factor + (after - before) * ((count - few) / (many - few)).clamp(min=0.0, max=1.0)
+    return factor
 
 
 class _Scaled(nn.Module):
@@ -75,6 +91,9 @@ class ScaledHeimdall(_Scaled):
             positions = (positions - self.position_offset) / self.position_scale
         position, uncertainty = self.network(iq_data, features, positions, receiver_ids, mask)
         position, uncertainty = self._answer(position, uncertainty, origin)
+        factor = receivers_factor(self.scaling, mask)
+        if factor is not None:
+            uncertainty = uncertainty * factor
         if beyond is not None:
             uncertainty = (uncertainty * uncertainty + beyond * beyond).sqrt()
         return position, uncertainty
@@ -137,6 +156,8 @@ def in_physical_units(name: str, network: nn.Module, scaling: Scaling) -> nn.Mod
     if isinstance(network, LocalizationNet):
         if scaling.origin == RECEIVERS:
             raise ScalingError(f"{name} sees no receiver positions; expected a fixed origin or null, got {RECEIVERS!r}")
+        if scaling.uncertainty_by_receivers:
+            raise ScalingError(f"{name} sees no receivers; leave uncertainty_by_receivers out")
         return ScaledLocalization(network, scaling).eval()
     if not scaling.is_identity:
         raise ScalingError(f"{name} has no weights and takes no scaling; leave it out")

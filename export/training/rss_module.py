@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from rfserve.export.networks.heimdall_net import HeimdallBase
+from rfserve.export.networks.scaled import receivers_factor
 from rfserve.export.scaling import Scaling
 from rfserve.export.spec.models.heimdall_net import MAX_RECEIVERS
 from rfserve.export.training import season
@@ -30,8 +31,9 @@ class Recipe:
     `made` events of the radio map join every measured one, at places from a pool of `made_pool`; these are measured
     ones moved by `made_spread_m`, but for a share `made_anywhere`. `least_sigma`, in network units, is the least that
     the loss believes. What is published are weights averaged over steps with `average_decay`. `sigma_factor` is what
-    the published sigma is multiplied by: what other folds needed. `bf16` computes steps in mixed precision: faster on
-    processors that multiply BF16, and slower on others. Weights are FP32 either way.
+    the published sigma is multiplied by: what other folds needed; and again by `sigma_by_receivers`, as
+    `Scaling.uncertainty_by_receivers`. `bf16` computes steps in mixed precision: faster on processors that multiply
+    BF16, and slower on others. Weights are FP32 either way.
     """
 
     epochs: int = 300
@@ -41,6 +43,7 @@ class Recipe:
     made_spread_m: float = 150.0
     made_anywhere: float = 0.3
     sigma_factor: float = 1.2
+    sigma_by_receivers: tuple[tuple[float, float], ...] = ((10.0, 0.75), (23.0, 1.0))
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     warm_up_share: float = 0.1
@@ -117,6 +120,8 @@ class RssTraining(LightningModule):  # type: ignore[misc]
         position, sigma = self.network(*batch[:-1])
         unit = torch.tensor(self.scaling.target_scale)
         sigma_m = sigma * unit * torch.tensor(self.scaling.uncertainty_scale)
+        factor = receivers_factor(self.scaling, batch[4])
+        sigma_m = sigma_m if factor is None else sigma_m * factor
         found = measure(((position - batch[-1]) * unit).double().numpy(), sigma_m.double().numpy())
         figures = {"held_median_m": found.error_m[0], "held_p90_m": found.error_m[2], "held_nll": found.nll}
         if found.inside is not None:

@@ -6,7 +6,7 @@ import platform
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +83,17 @@ def train(run: Run, report: Report) -> Trained:
     measured = RssTable.of(run.split.learned, plane, radio_map.floors)
     network = build(run.spec, seed=run.seed)
     assert isinstance(network, HeimdallBase)  # noqa: S101 - the command offers nothing else
-    scaling = learned_scaling(measured, plane, MAX_RECEIVERS, run.recipe.sigma_factor)
+    recipe = run.recipe
+    scaling = replace(
+        learned_scaling(measured, plane, MAX_RECEIVERS),
+        uncertainty_scale=(recipe.sigma_factor, recipe.sigma_factor),
+        uncertainty_by_receivers=recipe.sigma_by_receivers,
+    )
     held_out = RssTable.of(run.split.held_out, plane) if run.split.held_out else None
     training = RssTraining(
         network,
         scaling,
-        run.recipe,
+        recipe,
         measured=measured,
         made=made,
         held_out=held_out,
@@ -98,7 +103,7 @@ def train(run: Run, report: Report) -> Trained:
     )
     curves = Curves()
     callbacks: list[Any] = [
-        EMAWeightAveraging(decay=run.recipe.average_decay),
+        EMAWeightAveraging(decay=recipe.average_decay),
         curves,
         ModelCheckpoint(run.folder, CHECKPOINT.removesuffix(".ckpt"), enable_version_counter=False),
         TQDMProgressBar(refresh_rate=10),
@@ -114,9 +119,9 @@ def train(run: Run, report: Report) -> Trained:
         deterministic=True,
         enable_model_summary=False,
         logger=False,
-        max_epochs=run.recipe.epochs,
-        precision="bf16-mixed" if run.recipe.bf16 else "32-true",
-        gradient_clip_val=run.recipe.gradient_norm,
+        max_epochs=recipe.epochs,
+        precision="bf16-mixed" if recipe.bf16 else "32-true",
+        gradient_clip_val=recipe.gradient_norm,
         limit_val_batches=0 if held_out is None else 1,
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,

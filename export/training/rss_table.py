@@ -171,7 +171,7 @@ class RssTable:
         )
 
 
-def learned_scaling(table: RssTable, plane: Plane, receivers: int, sigma_factor: float = 1.0) -> Scaling:
+def learned_scaling(table: RssTable, plane: Plane, receivers: int) -> Scaling:
     """Offsets and scales of what is learned from: means and standard deviations of its strongest receivers.
 
     The plane's origin becomes the scaling's, and its reach is where receivers were. North and east share one
@@ -193,6 +193,5 @@ def learned_scaling(table: RssTable, plane: Plane, receivers: int, sigma_factor:
         position_scale=(spread_m, spread_m, UNUSED),
         target_offset=(north, east),
         target_scale=(away_m, away_m),
-        uncertainty_scale=(sigma_factor, sigma_factor),
         reach_m=REACH_MARGIN * float(means.norm(dim=1).max()),
     )

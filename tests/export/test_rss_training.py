@@ -57,7 +57,7 @@ def run(folder: Path, **changed: object) -> Trained:
 def network_inputs(events):
     """What training feeds the network, and the scaling."""
     table = RssTable.of(events, PLANE)
-    scaling = learned_scaling(table, PLANE, MAX_RECEIVERS, sigma_factor=1.3)
+    scaling = replace(learned_scaling(table, PLANE, MAX_RECEIVERS), uncertainty_scale=(1.3, 1.3))
     return table.inputs(scaling, MAX_RECEIVERS), scaling
 
 
@@ -207,10 +207,12 @@ def test_another_season_changes_gains_and_places_and_keeps_the_truth():
 
 def test_trained_network_is_published_and_ignores_iq_and_ids(tmp_path):
     repository = Repository(tmp_path / "models")
-    trained = run(tmp_path / "run", repository=repository, recipe=replace(QUICK, sigma_factor=1.5))
+    recipe = replace(QUICK, sigma_factor=1.5, sigma_by_receivers=((5.0, 0.5),))
+    trained = run(tmp_path / "run", repository=repository, recipe=recipe)
     assert trained.manifest is not None
     assert trained.manifest.weights == "checkpoint"
     assert trained.manifest.scaling["uncertainty_scale"] == (1.5, 1.5)
+    assert trained.manifest.scaling["uncertainty_by_receivers"] == ((5.0, 0.5),)
     kept = repository.manifest("heimdall_net", 1).training
     assert kept is not None
     assert kept["events"] == {"learned": len(by_place(EVENTS).learned), "held_out": len(by_place(EVENTS).held_out)}

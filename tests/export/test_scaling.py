@@ -152,6 +152,35 @@ def test_uncertainty_has_a_factor_of_its_own(tmp_path: Path):
     assert torch.allclose(wider, sigma * torch.tensor([1.5, 2.0]))
 
 
+BY_RECEIVERS = {"uncertainty_by_receivers": [[2, 0.5], [4, 1.0], [5, 2.0]]}
+
+
+def test_uncertainty_has_a_factor_by_the_number_of_active_receivers(tmp_path: Path):
+    inputs = example(SPEC, batch=6, sizes={"receivers": 6})
+    inputs["mask"][:] = np.arange(6) < np.arange(1, 7)[:, None]
+    held = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    plain, changed = (build(tmp_path, HOME | more) for more in ({}, BY_RECEIVERS))
+    (position, sigma), (same, scaled) = plain(*held.values()), changed(*held.values())
+    assert torch.equal(position, same)
+    assert torch.allclose(scaled / sigma, torch.tensor([0.5, 0.5, 0.75, 1.0, 2.0, 2.0]).unsqueeze(1))
+    onnx_file.write(changed, SPEC, tmp_path / "model.onnx")
+    served = onnx_file.run_session(onnx_file.open_session(tmp_path / "model.onnx"), inputs)
+    assert np.allclose(served["uncertainties"], scaled.detach().numpy(), rtol=1e-4)
+    scaling = Scaling.from_dict(HOME | BY_RECEIVERS)
+    assert Scaling.from_dict(json.loads(json.dumps(scaling.to_dict()))) == scaling
+
+
+@pytest.mark.parametrize("pairs", [[[2, 0.0]], [[2, 1.0, 3.0]], [[4, 1.0], [2, 0.5]], [[2, "wide"]], [2, 0.5], 0.5])
+def test_factors_by_receivers_are_pairs_of_ever_more_receivers(pairs):
+    with pytest.raises(ScalingError, match=r"uncertainty_by_receivers|expected numbers"):
+        Scaling.from_dict(HOME | {"uncertainty_by_receivers": pairs})
+
+
+def test_network_without_receivers_has_no_factor_by_them(tmp_path: Path):
+    with pytest.raises(ScalingError, match="localization_net sees no receivers"):
+        build(tmp_path, {"origin": [45.0, 7.75]} | BY_RECEIVERS, "localization_net", variant="tiny")
+
+
 def test_sigma_grows_with_the_distance_beyond_the_reach(tmp_path: Path):
     """Receivers 30 km north of the origin, of whom 20 km are beyond; and 5 km, which is within."""
     inputs = example(SPEC, batch=2)
