@@ -20,6 +20,7 @@ from rfserve.export.training.made_events import MadeEvents
 from rfserve.export.training.path_loss import PathLoss
 from rfserve.export.training.rss_table import Jitter, RssTable
 from rfserve.export.training.season import Season
+from rfserve.export.training.student_t import negative_log_likelihood
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -30,10 +31,10 @@ class Recipe:
 
     `made` events of the radio map join every measured one, at places from a pool of `made_pool`; these are measured
     ones moved by `made_spread_m`, but for a share `made_anywhere`. `least_sigma`, in network units, is the least that
-    the loss believes. What is published are weights averaged over steps with `average_decay`. `sigma_factor` is what
-    the published sigma is multiplied by: what other folds needed; and again by `sigma_by_receivers`, as
-    `Scaling.uncertainty_by_receivers`. `bf16` computes steps in mixed precision: faster on processors that multiply
-    BF16, and slower on others. Weights are FP32 either way.
+    the loss believes, and `tails` its degrees of freedom (`student_t.py`). What is published are weights averaged over
+    steps with `average_decay`. `sigma_factor` is what the published sigma is multiplied by: what other folds needed;
+    and again by `sigma_by_receivers`, as `Scaling.uncertainty_by_receivers`. `bf16` computes steps in mixed precision:
+    faster on processors that multiply BF16, and slower on others. Weights are FP32 either way.
     """
 
     epochs: int = 300
@@ -50,13 +51,14 @@ class Recipe:
     gradient_norm: float = 1.0
     average_decay: float = 0.995
     least_sigma: float = 0.02
+    tails: float = 5.0
     bf16: bool = False
     jitter: Jitter = field(default_factory=Jitter)
     season: Season = field(default_factory=Season)
 
 
 class RssTraining(LightningModule):  # type: ignore[misc]
-    """Gaussian negative log-likelihood of the truth, north and east independent, over measured and made events.
+    """Negative log-likelihood of the truth by Student's t, over measured and made events.
 
     Everything random follows from `seed` and the epoch's number, so that a run that was killed goes on, from the last
     whole epoch, to the same weights. `held_out` is only looked at: nothing is chosen by it. `loss` is what receivers
@@ -153,8 +155,7 @@ class RssTraining(LightningModule):  # type: ignore[misc]
     def _nll(self, batch: Batch) -> Tensor:
         position, sigma = self.network(*batch[:-1])
         sigma = sigma.clamp(min=self.recipe.least_sigma)
-        nll: Tensor = (sigma.log() + 0.5 * ((position - batch[-1]) / sigma) ** 2).sum(1)
-        return nll
+        return negative_log_likelihood(position - batch[-1], sigma, self.recipe.tails)
 
 
 class _Epoch(IterableDataset[Batch]):
