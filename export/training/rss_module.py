@@ -43,8 +43,8 @@ class Recipe:
     made_pool: int = 20_000
     made_spread_m: float = 150.0
     made_anywhere: float = 0.3
-    sigma_factor: float = 1.2
-    sigma_by_receivers: tuple[tuple[float, float], ...] = ((10.0, 0.75), (23.0, 1.0))
+    sigma_factor: float = 1.6
+    sigma_by_receivers: tuple[tuple[float, float], ...] = ((6.0, 0.7), (12.0, 0.9), (23.0, 1.0))
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     warm_up_share: float = 0.1
