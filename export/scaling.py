@@ -35,9 +35,9 @@ class Scaling:
     and altitude columns are offsets of the same kind. `target_*` belongs to the position (north, east), and
     `target_scale` to the uncertainty as well, which is then multiplied by `uncertainty_scale`: what held-out truths
     say of it. `uncertainty_by_receivers` does so again by how many receivers are active: pairs of a number of them and
-    a factor, linear between two, and that of the nearest beyond; the more of them, the more of their errors are the
-    same one. `reach_m` is how far from a fixed origin the mean of the receivers was in training; what is farther
-    off gets a sigma of at least the distance beyond it. The default is the identity.
+    a factor, linear between two, and that of the nearest beyond. `reach_m` is how far from a fixed origin the mean of
+    the receivers was in training; what is farther off gets a sigma of at least the distance beyond it. The default is
+    the identity.
     """
 
     origin: str | tuple[float, float] | None = None

@@ -101,7 +101,9 @@ def test_real_transmitters_are_located(model, recordings):
     found = located(model, powder.read(recordings / "powder-rss" / "events.json"))
     assert found.error_m[0] < 120
     assert found.inside is not None
-    assert 0.5 < found.inside[1] < 0.95
+    # It is sized for places that were not learned, where errors are some times those here.
+    assert found.inside[1] > 0.5
+    assert found.sigma_m < 5 * found.error_m[0]
 
 
 @pytest.mark.parametrize("model", HEIMDALL_NETS)

@@ -34,6 +34,7 @@ from rfserve.export.training.made_events import path_loss_db
 from rfserve.export.training.path_loss import PathLoss
 from rfserve.export.training.plane import around
 from rfserve.export.training.radio_map import RadioMap
+from rfserve.export.training.rss_event import truths_deg
 from rfserve.export.training.rss_module import Recipe, RssTraining
 from rfserve.export.training.rss_run import Run, Trained, train
 from rfserve.export.training.rss_table import UNHEARD, Jitter, RssTable, learned_scaling
@@ -229,10 +230,15 @@ def test_trained_network_is_published_and_ignores_iq_and_ids(tmp_path):
     changed = onnx_file.run_session(session, other)
     for name, array in plain.items():
         assert np.allclose(array, changed[name], rtol=1e-5)
-    error_m = PLANE.metres(plain["positions"].astype(float)) - PLANE.metres(
-        np.array([e.transmitter_deg for e in EVENTS[:5]])
-    )
-    assert np.hypot(*error_m.T).max() < 2000
+    # What was logged of the places held out is what the published network answers there.
+    held_out = list(by_place(EVENTS).held_out)
+    there = onnx_file.run_session(session, tensors(SPEC, held_out))
+    error_m = PLANE.metres(there["positions"].astype(float)) - PLANE.metres(truths_deg(held_out))
+    found = measure(error_m, there["uncertainties"].astype(float))
+    assert found.inside is not None
+    assert 0 < found.inside[1] < 1
+    assert trained.figures["held_inside_68"] == pytest.approx(found.inside[1], abs=1.5 / len(held_out))
+    assert trained.figures["held_median_m"] == pytest.approx(found.error_m[0], rel=1e-2)
     assert (tmp_path / "run" / "curves.svg").read_text().startswith("<?xml")
     assert len((tmp_path / "run" / "curves.csv").read_text().splitlines()) == 1 + QUICK.epochs
 
