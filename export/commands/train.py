@@ -19,11 +19,11 @@ def add_to(commands: Any) -> None:
     split_options.add_to(train, may_hold_nothing=True)
     train.add_argument("--seed", type=int, default=0, help="the same one gives the same weights (default: %(default)s)")
     train.add_argument("--epochs", type=int, help="default: the recipe's")
-    train.add_argument("--made", type=float, help="events of the radio map beside each measured one (default: 2)")
+    train.add_argument("--made", type=float, help="events made beside each measured one (default: the recipe's)")
     train.add_argument(
         "--bf16", action="store_true", default=None, help="mixed precision: faster where the processor multiplies BF16"
     )
-    train.add_argument("--sigma-factor", type=float, help="on every sigma: what other folds needed (default: 1.6)")
+    train.add_argument("--sigma-factor", type=float, help="on every sigma, as other folds need (default: the recipe's)")
     train.add_argument("--threads", type=int, default=2, help="of PyTorch (default: %(default)s)")
     train.add_argument("--resume", action="store_true", help="go on from the last whole epoch of the run in FOLDER")
     train.add_argument("--publish", action="store_true", help="export, verify and publish into --repository at the end")

@@ -26,18 +26,16 @@ def _active_mean(x: Tensor, mask: Tensor) -> Tensor:
     return where(kept, x, 0.0).sum(1) / kept.sum(1).to(x.dtype).clamp(min=1)
 
 
-def receivers_factor(scaling: Scaling, mask: Tensor) -> Tensor | None:
-    """(batch, 1): what sigma is multiplied by for as many receivers as are active, `Scaling.uncertainty_by_receivers`;
-    None when that is empty.
-    """
+def by_receivers(uncertainty: Tensor, scaling: Scaling, mask: Tensor) -> Tensor:
+    """Uncertainty (batch, 2) by how many receivers are active, as `Scaling.uncertainty_by_receivers` says."""
     pairs = scaling.uncertainty_by_receivers
     if not pairs:
-        return None
+        return uncertainty
     count = mask.sum(1, keepdim=True).to(torch.float32)
     factor = torch.full_like(count, pairs[0][1])
     for (few, before), (many, after) in pairwise(pairs):
         factor = factor + (after - before) * ((count - few) / (many - few)).clamp(min=0.0, max=1.0)
-    return factor
+    return uncertainty * factor
 
 
 class _Scaled(nn.Module):
@@ -91,9 +89,7 @@ class ScaledHeimdall(_Scaled):
             positions = (positions - self.position_offset) / self.position_scale
         position, uncertainty = self.network(iq_data, features, positions, receiver_ids, mask)
         position, uncertainty = self._answer(position, uncertainty, origin)
-        factor = receivers_factor(self.scaling, mask)
-        if factor is not None:
-            uncertainty = uncertainty * factor
+        uncertainty = by_receivers(uncertainty, self.scaling, mask)
         if beyond is not None:
             uncertainty = (uncertainty * uncertainty + beyond * beyond).sqrt()
         return position, uncertainty

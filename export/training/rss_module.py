@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from rfserve.export.networks.heimdall_net import HeimdallBase
-from rfserve.export.networks.scaled import receivers_factor
+from rfserve.export.networks.scaled import by_receivers
 from rfserve.export.scaling import Scaling
 from rfserve.export.spec.models.heimdall_net import MAX_RECEIVERS
 from rfserve.export.training import season
@@ -121,9 +121,7 @@ class RssTraining(LightningModule):  # type: ignore[misc]
         """Log how far held-out events are located from the truth."""
         position, sigma = self.network(*batch[:-1])
         unit = torch.tensor(self.scaling.target_scale)
-        sigma_m = sigma * unit * torch.tensor(self.scaling.uncertainty_scale)
-        factor = receivers_factor(self.scaling, batch[4])
-        sigma_m = sigma_m if factor is None else sigma_m * factor
+        sigma_m = by_receivers(sigma * unit * torch.tensor(self.scaling.uncertainty_scale), self.scaling, batch[4])
         found = measure(((position - batch[-1]) * unit).double().numpy(), sigma_m.double().numpy())
         figures = {"held_median_m": found.error_m[0], "held_p90_m": found.error_m[2], "held_nll": found.nll}
         if found.inside is not None:

@@ -76,13 +76,13 @@ def test_budgets_that_hold_pass_and_are_written(server, repository, tmp_path, ca
 
 
 def test_budget_that_is_broken_fails(server, tmp_path, capsys):
-    # No busy machine makes this one better: nobody answers within a millisecond, and one repetition shows it. But one
-    # answer or another gets through that arrives before the client's timer is looked at.
-    plan = plan_file(tmp_path, WIDE, figures=f"{FEW}\ntimeout_s = 0.001")
+    # No busy machine makes this one better: nobody answers within ten microseconds, and one repetition shows it. Of a
+    # millisecond, the client's timer is sometimes looked at after the answer has come.
+    plan = plan_file(tmp_path, WIDE, figures=f"{FEW}\ntimeout_s = 0.00001")
     code = cli.main(["check", str(plan), "--url", server.grpc_url, "--repetitions", "1"])
     shown = capsys.readouterr().out
     assert code == 1, shown
-    assert re.search(r"-> error_rate (1|0\.[89]\d*) .* is over the budget of 0\.2: .*deadline", shown), shown
+    assert re.search(r"-> error_rate 1 .* is over the budget of 0\.2: .*deadline", shown), shown
 
 
 def test_rate_beyond_the_generator_is_invalid(server, tmp_path, capsys):
