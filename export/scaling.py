@@ -23,6 +23,8 @@ METRES_PER_DEGREE = 111_195.0
 # Heimdall's metres per degree of latitude and of longitude.
 HEIMDALL_METRES_PER_DEGREE = (111_000.0, 78_000.0)
 RECEIVERS = "receivers"
+# Pairs of a number of receivers and a factor.
+BY_RECEIVERS = ("uncertainty_by_receivers", "reach_by_receivers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +38,8 @@ class Scaling:
     `target_scale` to the uncertainty as well, which is then multiplied by `uncertainty_scale`: what held-out truths
     say of it. `uncertainty_by_receivers` does so again by how many receivers are active: pairs of a number of them and
     a factor, linear between two, and that of the nearest beyond. `reach_m` is how far from a fixed origin the mean of
-    the receivers was in training; what is farther off gets a sigma of at least the distance beyond it. The default is
-    the identity.
+    the receivers was in training, times the factor of `reach_by_receivers` (such pairs again: the mean of a few strays
+    farther); what is farther off gets a sigma of at least the distance beyond it. The default is the identity.
     """
 
     origin: str | tuple[float, float] | None = None
@@ -52,6 +54,7 @@ class Scaling:
     uncertainty_scale: tuple[float, float] = (1.0, 1.0)
     uncertainty_by_receivers: tuple[tuple[float, float], ...] = ()
     reach_m: float | None = None
+    reach_by_receivers: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         lengths = {"metres_per_degree": 2, "feature_offset": 6, "feature_scale": 6}
@@ -63,7 +66,8 @@ class Scaling:
                 raise ScalingError(f"scaling {name}: got {values}; expected {length} finite numbers")
             if ("scale" in name or name == "metres_per_degree") and not all(v > 0 for v in values):
                 raise ScalingError(f"scaling {name}: got {values}; expected every number above 0")
-        self._check_receivers()
+        for name in BY_RECEIVERS:
+            self._check_receivers(name)
         origin = self.origin
         if isinstance(origin, str) and origin != RECEIVERS:
             raise ScalingError(f"scaling origin: got {origin!r}; expected null, {RECEIVERS!r} or [latitude, longitude]")
@@ -74,15 +78,17 @@ class Scaling:
             raise ScalingError(
                 f"scaling reach_m: got {reach_m} m with origin {origin!r}; expected above 0, and a place"
             )
+        if self.reach_by_receivers and reach_m is None:
+            raise ScalingError("scaling reach_by_receivers: got factors without reach_m; expected metres to multiply")
         if self.features_are_local and origin is None:
             raise ScalingError("scaling features_are_local: got true without an origin; expected an origin")
 
-    def _check_receivers(self) -> None:
-        pairs = self.uncertainty_by_receivers
+    def _check_receivers(self, name: str) -> None:
+        pairs = getattr(self, name)
         sound = all(len(pair) == 2 and all(math.isfinite(v) and v > 0 for v in pair) for pair in pairs)
         if not (sound and all(before[0] < after[0] for before, after in pairwise(pairs))):
             raise ScalingError(
-                f"scaling uncertainty_by_receivers: got {pairs}; expected pairs [receivers, factor], all above 0, "
+                f"scaling {name}: got {pairs}; expected pairs [receivers, factor], all above 0, "
                 "and more receivers in each than in the one before"
             )
 
@@ -135,7 +141,7 @@ def _value(name: str, value: Any) -> Any:
         if not isinstance(value, bool):
             raise ScalingError(f"scaling {name}: got {value!r}; expected true or false")
         return value
-    if name == "uncertainty_by_receivers":
+    if name in BY_RECEIVERS:
         return tuple(tuple(float(v) for v in pair) for pair in value)
     if name == "reach_m" and value is not None:
         return float(value)

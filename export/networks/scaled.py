@@ -11,6 +11,7 @@ from rfserve.export.networks.localization_net import LocalizationNet
 from rfserve.export.networks.selection import where
 from rfserve.export.scaling import RECEIVERS, Scaling
 
+Pairs = tuple[tuple[float, float], ...]
 # Beyond this it makes no difference how much farther.
 FARTHEST_M = 1e6
 
@@ -26,16 +27,15 @@ def _active_mean(x: Tensor, mask: Tensor) -> Tensor:
     return where(kept, x, 0.0).sum(1) / kept.sum(1).to(x.dtype).clamp(min=1)
 
 
-def by_receivers(uncertainty: Tensor, scaling: Scaling, mask: Tensor) -> Tensor:
-    """Uncertainty (batch, 2) by how many receivers are active, as `Scaling.uncertainty_by_receivers` says."""
-    pairs = scaling.uncertainty_by_receivers
+def by_receivers(value: Tensor, pairs: Pairs, mask: Tensor) -> Tensor:
+    """A value (batch, n) by how many receivers are active, as `Scaling.uncertainty_by_receivers` is."""
     if not pairs:
-        return uncertainty
+        return value
     count = mask.sum(1, keepdim=True).to(torch.float32)
     factor = torch.full_like(count, pairs[0][1])
     for (few, before), (many, after) in pairwise(pairs):
         factor = factor + (after - before) * ((count - few) / (many - few)).clamp(min=0.0, max=1.0)
-    return uncertainty * factor
+    return value * factor
 
 
 class _Scaled(nn.Module):
@@ -89,18 +89,20 @@ class ScaledHeimdall(_Scaled):
             positions = (positions - self.position_offset) / self.position_scale
         position, uncertainty = self.network(iq_data, features, positions, receiver_ids, mask)
         position, uncertainty = self._answer(position, uncertainty, origin)
-        uncertainty = by_receivers(uncertainty, self.scaling, mask)
+        uncertainty = by_receivers(uncertainty, self.scaling.uncertainty_by_receivers, mask)
         if beyond is not None:
             uncertainty = (uncertainty * uncertainty + beyond * beyond).sqrt()
         return position, uncertainty
 
     def _beyond_reach(self, positions: Tensor, mask: Tensor) -> Tensor | None:
         """(batch, 1): metres from the receivers' mean to where such receivers were learned from; 0 within."""
-        if self.scaling.reach_m is None:
+        scaling = self.scaling
+        if scaling.reach_m is None:
             return None
         mean = _active_mean(positions, mask)
         away = (mean[:, :1] ** 2 + mean[:, 1:2] ** 2).sqrt()
-        return (away - self.scaling.reach_m).clamp(min=0.0, max=FARTHEST_M)
+        reach = by_receivers(torch.full_like(away, scaling.reach_m), scaling.reach_by_receivers, mask)
+        return (away - reach).clamp(min=0.0, max=FARTHEST_M)
 
     def _localised(self, features: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         """Origin in degrees (batch, 2), and features and positions with coordinates in metres from it."""

@@ -53,21 +53,26 @@ class RadioMap:
         return {name: Shadowed.learned(heard, self.common, rng) for name, heard in self._fixed.items()}
 
     def made_events(
-        self, count: int, *, seed: int, spread_m: float, anywhere: float, weakest_db: float
+        self, count: int, *, seed: int, spread_m: float, anywhere: float, far: float, far_m: float, weakest_db: float
     ) -> MadeEvents | None:
         """What all fixed receivers would measure of `count` places; None when no fixed receiver is known well enough.
 
-        Places are those of learned events moved by `spread_m` (standard deviation), and a share of `anywhere` lies
-        anywhere in their box. On air are, with each learned event, the fixed receivers that were heard within a few
-        minutes of it, and the moving ones where they were. What falls below `weakest_db` is not heard.
+        Places are those of learned events moved by `spread_m` (standard deviation), a share of `anywhere` lies anywhere
+        in their box, and one of `far` up to `far_m` from its middle, at every distance as often. On air are, with each
+        learned event, the fixed receivers that were heard within a few minutes of it, and the moving ones where they
+        were. What falls below `weakest_db` is not heard.
         """
         if not self.receivers:
             return None
         rng = np.random.default_rng(seed)
         places = self._truths[rng.integers(0, len(self._events), count)] + rng.normal(0, spread_m, (count, 2))
-        loose = rng.random(count) < anywhere
+        kind = rng.random(count)
+        loose, away = kind < anywhere, kind >= 1.0 - far
         low, high = self._truths.min(0) - spread_m, self._truths.max(0) + spread_m
         places[loose] = rng.uniform(low, high, (int(loose.sum()), 2))
+        bearing, distance_m = rng.uniform(0.0, 2 * np.pi, count), rng.uniform(0.0, far_m, count)
+        outward = np.stack([np.cos(bearing), np.sin(bearing)], 1) * distance_m[:, None]
+        places[away] = ((low + high) / 2 + outward)[away]
         return MadeEvents.of(
             places,
             [held.predict(places) for held in self.receivers.values()],

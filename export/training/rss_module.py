@@ -30,7 +30,8 @@ class Recipe:
     """How a network is trained.
 
     `made` events of the radio map join every measured one, at places from a pool of `made_pool`; these are measured
-    ones moved by `made_spread_m`, but for a share `made_anywhere`. `least_sigma`, in network units, is the least that
+    ones moved by `made_spread_m`, but for the shares `made_anywhere`, and `made_far` up to `made_far_m` away: a network
+    that was never shown emitters outside takes all for near ones. `least_sigma`, in network units, is the least that
     the loss believes, and `tails` its degrees of freedom (`student_t.py`). What is published are weights averaged over
     steps with `average_decay`. `sigma_factor` is what the published sigma is multiplied by: what other folds needed;
     and again by `sigma_by_receivers`, as `Scaling.uncertainty_by_receivers`. `bf16` computes steps in mixed precision:
@@ -43,6 +44,8 @@ class Recipe:
     made_pool: int = 20_000
     made_spread_m: float = 150.0
     made_anywhere: float = 0.3
+    made_far: float = 0.1
+    made_far_m: float = 6000.0
     sigma_factor: float = 1.6
     sigma_by_receivers: tuple[tuple[float, float], ...] = ((6.0, 0.7), (12.0, 0.9), (23.0, 1.0))
     learning_rate: float = 2e-3
@@ -121,7 +124,8 @@ class RssTraining(LightningModule):  # type: ignore[misc]
         """Log how far held-out events are located from the truth."""
         position, sigma = self.network(*batch[:-1])
         unit = torch.tensor(self.scaling.target_scale)
-        sigma_m = by_receivers(sigma * unit * torch.tensor(self.scaling.uncertainty_scale), self.scaling, batch[4])
+        sigma_m = sigma * unit * torch.tensor(self.scaling.uncertainty_scale)
+        sigma_m = by_receivers(sigma_m, self.scaling.uncertainty_by_receivers, batch[4])
         found = measure(((position - batch[-1]) * unit).double().numpy(), sigma_m.double().numpy())
         figures = {"held_median_m": found.error_m[0], "held_p90_m": found.error_m[2], "held_nll": found.nll}
         if found.inside is not None:

@@ -85,7 +85,7 @@ def train(run: Run, report: Report) -> Trained:
     assert isinstance(network, HeimdallBase)  # noqa: S101 - the command offers nothing else
     recipe = run.recipe
     scaling = replace(
-        learned_scaling(measured, plane, MAX_RECEIVERS),
+        learned_scaling(measured, plane, some=recipe.jitter.strongest, most=MAX_RECEIVERS),
         uncertainty_scale=(recipe.sigma_factor, recipe.sigma_factor),
         uncertainty_by_receivers=recipe.sigma_by_receivers,
     )
@@ -213,6 +213,8 @@ def _made(run: Run, plane: Plane, report: Report) -> tuple[RadioMap, MadeEvents 
             seed=run.seed,
             spread_m=recipe.made_spread_m,
             anywhere=recipe.made_anywhere,
+            far=recipe.made_far,
+            far_m=recipe.made_far_m,
             weakest_db=NOISE_DB,
         )
     return radio_map, made

@@ -154,6 +154,12 @@ class RssTable:
         places = self.receivers_m.gather(1, order.unsqueeze(-1).expand(-1, -1, 2))
         return rss_db, places, rss_db > UNHEARD
 
+    def farthest_middle_m(self, receivers: int) -> float:
+        """How far from the plane's origin the mean place of an event's strongest `receivers` is, at most."""
+        _, places, heard = self.strongest(receivers)
+        middles = (places * heard.unsqueeze(-1)).sum(1) / heard.sum(1, keepdim=True)
+        return float(middles.norm(dim=1).max())
+
     def _directional(self, generator: torch.Generator) -> Tensor:
         """A smooth function of the bearing from the transmitter, another for each event, (events, receivers)."""
         away = self.receivers_m - self.truths_m.unsqueeze(1)
@@ -171,19 +177,22 @@ class RssTable:
         )
 
 
-def learned_scaling(table: RssTable, plane: Plane, receivers: int) -> Scaling:
-    """Offsets and scales of what is learned from: means and standard deviations of its strongest receivers.
+def learned_scaling(table: RssTable, plane: Plane, *, some: Sequence[int], most: int) -> Scaling:
+    """Offsets and scales of what is learned from: means and standard deviations of its `most` strongest receivers.
 
-    The plane's origin becomes the scaling's, and its reach is where receivers were. North and east share one
+    The plane's origin becomes the scaling's, and its reach is where the middles of receivers were: of `most`, and
+    farther out of `some` (ascending numbers), as the strongest stand around the transmitter. North and east share one
     scale, so that directions stay. Columns that nobody measured (noise density, frequency offset, altitude) are scaled
     away: a served model is given them.
     """
-    rss_db, at, heard = table.strongest(receivers)
+    rss_db, at, heard = table.strongest(most)
     snr = rss_db[heard] - NOISE_DB
-    means = (at * heard.unsqueeze(-1)).sum(1) / heard.sum(1, keepdim=True)
     places = at[heard]
     spread_m, away_m = float(places.std()), float(table.truths_m.std())
     north, east = (float(v) for v in table.truths_m.mean(0))
+    reach_m = table.farthest_middle_m(most)
+    width = at.shape[1]
+    reaches = [(float(n), table.farthest_middle_m(n) / reach_m) for n in some if n < width] + [(float(width), 1.0)]
     return Scaling(
         origin=plane.origin_deg,
         metres_per_degree=plane.metres_per_degree,
@@ -193,5 +202,6 @@ def learned_scaling(table: RssTable, plane: Plane, receivers: int) -> Scaling:
         position_scale=(spread_m, spread_m, UNUSED),
         target_offset=(north, east),
         target_scale=(away_m, away_m),
-        reach_m=REACH_MARGIN * float(means.norm(dim=1).max()),
+        reach_m=REACH_MARGIN * reach_m,
+        reach_by_receivers=tuple(reaches),
     )

@@ -78,7 +78,7 @@ def test_radio_map_finds_the_signal_beneath_the_noise():
 
 def test_made_events_have_the_noise_of_their_receivers():
     made = RadioMap(noisy(200, receivers=5), PLANE, seed=0).made_events(
-        300, seed=1, spread_m=100, anywhere=0.3, weakest_db=-200
+        300, seed=1, spread_m=100, anywhere=0.3, far=0.0, far_m=1.0, weakest_db=-200
     )
     assert made is not None
     table = made.draw(500, torch.Generator().manual_seed(0))

@@ -58,7 +58,7 @@ def run(folder: Path, **changed: object) -> Trained:
 def network_inputs(events):
     """What training feeds the network, and the scaling."""
     table = RssTable.of(events, PLANE)
-    scaling = replace(learned_scaling(table, PLANE, MAX_RECEIVERS), uncertainty_scale=(1.3, 1.3))
+    scaling = replace(learned_scaling(table, PLANE, some=(6, 12), most=MAX_RECEIVERS), uncertainty_scale=(1.3, 1.3))
     return table.inputs(scaling, MAX_RECEIVERS), scaling
 
 
@@ -151,7 +151,7 @@ def test_radio_map_finds_the_path_loss_and_predicts_unseen_places():
         assert np.sqrt(np.mean((mean - [e.rss_db[i] for e in asked]) ** 2)) < 1.5
         assert (deviation >= 2.0).all()
     assert found.moving == found.common
-    made = found.made_events(400, seed=1, spread_m=50, anywhere=0.2, weakest_db=-85)
+    made = found.made_events(400, seed=1, spread_m=50, anywhere=0.2, far=0.0, far_m=1.0, weakest_db=-85)
     assert made is not None
     table = made.draw(300, torch.Generator().manual_seed(0))
     again = made.draw(300, torch.Generator().manual_seed(0))
@@ -165,6 +165,32 @@ def test_radio_map_finds_the_path_loss_and_predicts_unseen_places():
     assert float((table.rss_db - expected)[heard].mean()) == pytest.approx(0, abs=0.3)
 
 
+def test_some_made_events_are_far_away():
+    found = RadioMap(walk(200, receivers=4, shadowing_db=0.5), PLANE, seed=0)
+    made = found.made_events(1000, seed=1, spread_m=50, anywhere=0.3, far=0.2, far_m=5000, weakest_db=-200)
+    assert made is not None
+    low, high = made.places_m.quantile(0.1, 0), made.places_m.quantile(0.9, 0)
+    distance_m = (made.places_m - (low + high) / 2).norm(dim=1)
+    # Four of five of them are outside: the walk is 2 km across.
+    assert 0.12 < float((distance_m > 1200).float().mean()) < 0.2
+    assert 4500 < float(distance_m.max()) < 5200
+    table = made.draw(2000, torch.Generator().manual_seed(0))
+    distance_m = table.truths_m.norm(dim=1)
+    mean_db = table.rss_db.mean(1)
+    assert float(mean_db[distance_m > 3000].mean()) < float(mean_db[distance_m < 1000].mean()) - 8
+
+
+def test_middle_of_few_receivers_reaches_farther():
+    table = RssTable.of(EVENTS, PLANE)
+    scaling = learned_scaling(table, PLANE, some=(2, 5), most=10)
+    (two, farther), (five, less), (most, least) = scaling.reach_by_receivers
+    assert (two, five, most, least) == (2, 5, 10, 1)
+    assert farther > less > 1
+    assert scaling.reach_m == pytest.approx(1.2 * table.farthest_middle_m(10))
+    _, places, _ = table.strongest(2)
+    assert scaling.reach_m * farther == pytest.approx(1.2 * float(places.mean(1).norm(dim=1).max()), rel=1e-5)
+
+
 def test_moving_receivers_have_a_path_loss_of_their_own():
     """They hear from the street, 12 dB better than the rest: one line for all of them would say 9 dB too little."""
     louder, north = np.array([12.0, 0, 0, 0]), np.array([[1e-5, 0], [0, 0], [0, 0], [0, 0]])
@@ -175,7 +201,7 @@ def test_moving_receivers_have_a_path_loss_of_their_own():
     found = RadioMap(events, PLANE, seed=0)
     assert list(found.receivers) == ["r01", "r02", "r03"]
     assert found.moving.at(np.log10(500.0)) == pytest.approx(-8 - 20 * np.log10(500.0), abs=0.5)
-    made = found.made_events(50, seed=0, spread_m=50, anywhere=0.2, weakest_db=-200)
+    made = found.made_events(50, seed=0, spread_m=50, anywhere=0.2, far=0.0, far_m=1.0, weakest_db=-200)
     assert made is not None
     table = made.draw(200, torch.Generator().manual_seed(0))
     moves = made.fixed[0] < 0
@@ -304,7 +330,7 @@ def test_every_measured_event_is_learned_once_an_epoch():
     table = RssTable.of(EVENTS, PLANE)
     jitter = Jitter(rss_db=0, level_db=0, direction_db=0, truth_m=0, receiver_dropout=0, strongest_share=0)
     still = Recipe(batch=32, made=0, jitter=jitter, season=Season(gain_share=0, elsewhere_share=0))
-    scaling = learned_scaling(table, PLANE, 10)
+    scaling = learned_scaling(table, PLANE, some=(), most=10)
     loss = PathLoss(slope_db=-20, level_db=-20, sigma_db=0)
     training = RssTraining(build(SPEC), scaling, still, measured=table, made=None, held_out=table, loss=loss, seed=0)
     epochs = [torch.cat([batch[-1] for batch in training.batches(epoch)]) for epoch in (0, 1, 0)]

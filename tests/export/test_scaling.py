@@ -197,6 +197,13 @@ def test_sigma_grows_with_the_distance_beyond_the_reach(tmp_path: Path):
     onnx_file.write(module, SPEC, tmp_path / "model.onnx")
     served = onnx_file.run_session(onnx_file.open_session(tmp_path / "model.onnx"), inputs)
     assert np.allclose(served["uncertainties"], grown.detach().numpy(), rtol=1e-4)
+    farther = build(tmp_path, HOME | {"reach_m": 10_000.0, "reach_by_receivers": [[4, 3.0], [20, 1.0]]})
+    inputs["mask"][0, 4:] = False
+    few = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    plain, (_, reached) = build(tmp_path, HOME)(*few.values())[1], farther(*few.values())
+    # Four receivers reach 30 km, and no number of them less than 10 km.
+    assert torch.allclose(reached[0], plain[0], rtol=1e-2)
+    assert torch.equal(reached[1], sigma[1])
     # Padding is nobody's place.
     inputs["mask"][:, 3:] = False
     inputs["receiver_positions"][:, 3:] = np.nan
@@ -217,7 +224,16 @@ def test_gate_examines_a_network_where_it_was_trained():
     assert moved_home(Scaling(), inputs)["features"] is inputs["features"]
 
 
-@pytest.mark.parametrize("changed", [{"reach_m": 0.0}, {"reach_m": 5.0, "origin": "receivers"}, {"reach_m": "far"}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"reach_m": 0.0},
+        {"reach_m": 5.0, "origin": "receivers"},
+        {"reach_m": "far"},
+        {"reach_by_receivers": [[2, 1.5]]},
+        {"reach_m": 5.0, "reach_by_receivers": [[2, 0.0]]},
+    ],
+)
 def test_reach_needs_a_place_and_a_size(changed):
-    with pytest.raises(ScalingError, match=r"reach_m|far"):
+    with pytest.raises(ScalingError, match=r"reach_m|far|reach_by_receivers"):
         Scaling.from_dict(HOME | changed)
