@@ -10,11 +10,12 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from figures import head, show
+from memory_parts import growths_bytes, resident_parts
 from scipy import stats
 from served import serving
 from wire_load import Outcome, WireLoad, serialised
@@ -34,6 +35,8 @@ SAMPLES = 120
 # What a client reports when there was no answer at all.
 NO_ANSWERS = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 MIB = 2**20
+# Parts whose growth is printed.
+LARGEST = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ class Soak:
     slope_error: float
     noise_bytes: float
     span_s: float
+    growths_bytes: Mapping[str, float]
     answered: int
     refused: int
     rejected: int
@@ -94,11 +98,14 @@ def bad_requests(model: str) -> list[bytes]:
     ]
 
 
-async def load_for(server: TritonServer, models: Sequence[str], duration_s: float) -> tuple[Outcome, list[list[float]]]:
-    """The mixed load, with samples of (seconds, bytes) beside it."""
+async def load_for(
+    server: TritonServer, models: Sequence[str], duration_s: float
+) -> tuple[Outcome, list[tuple[float, Mapping[str, int]]]]:
+    """The mixed load, with samples of (seconds, bytes of each part) beside it."""
     good, bad = good_requests(models), bad_requests("mel_features")
     burst = [serialised("mel_features", example(find("mel_features"), seed=seed)) for seed in range(4)]
-    outcome, samples = Outcome(), []
+    outcome = Outcome()
+    samples: list[tuple[float, Mapping[str, int]]] = []
     begun = time.perf_counter()
 
     def is_on() -> bool:
@@ -123,7 +130,7 @@ async def load_for(server: TritonServer, models: Sequence[str], duration_s: floa
         while is_on():
             if server.wait(0) is not None:
                 raise RuntimeError(f"the server has ended: {server.log()[-2000:]}")
-            samples.append([time.perf_counter() - begun, server.memory_bytes()])
+            samples.append((time.perf_counter() - begun, resident_parts(server.pid)))
             await asyncio.sleep(duration_s / SAMPLES)
 
     await asyncio.gather(sampler(), bursts(), *(worker(seed) for seed in range(WORKERS)))
@@ -133,7 +140,8 @@ async def load_for(server: TritonServer, models: Sequence[str], duration_s: floa
 def measure(server: TritonServer, models: Sequence[str], minutes: float) -> Soak:
     """Load the server, and fit the line."""
     outcome, samples = asyncio.run(load_for(server, models, 60 * minutes))
-    times_s, memory = np.array([s for s in samples if s[0] >= WARM_UP_SHARE * 60 * minutes]).T
+    times, parts = zip(*[s for s in samples if s[0] >= WARM_UP_SHARE * 60 * minutes], strict=True)
+    times_s, memory = np.array(times), np.array([sum(p.values()) for p in parts])
     line = stats.linregress(times_s, memory)
     unanswered = sum(n for reason, n in outcome.reasons.items() if reason.startswith(NO_ANSWERS))
     return Soak(
@@ -143,6 +151,7 @@ def measure(server: TritonServer, models: Sequence[str], minutes: float) -> Soak
         slope_error=float(line.stderr),
         noise_bytes=float(np.std(memory - (line.intercept + line.slope * times_s))),
         span_s=float(times_s[-1] - times_s[0]),
+        growths_bytes=growths_bytes(times, parts),
         answered=len(outcome.answered_ms),
         refused=len(outcome.refused_ms) - outcome.failed,
         rejected=outcome.failed - unanswered,
@@ -160,9 +169,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = measure(server, tuple(MODELS), minutes)
         ends_well = all(server.http.model_ready(name) for name in GRAPHS)
     growth = found.slope_bytes_per_s * found.span_s / MIB
+    largest = ", ".join(f"{n} {b / MIB:+.1f}" for n, b in list(found.growths_bytes.items())[:LARGEST])
     detail = (
-        f"{growth:+.1f} MiB in {found.span_s / 60:.1f} min after warm-up at {found.first_bytes / MIB:.0f} MiB, "
-        f"{found.answered} answered, {found.refused} refused, {found.rejected} rejected as bad"
+        f"{growth:+.1f} MiB in {found.span_s / 60:.1f} min after warm-up at {found.first_bytes / MIB:.0f} MiB "
+        f"(most: {largest}), {found.answered} answered, {found.refused} refused, {found.rejected} rejected as bad"
     )
     show("soak: memory's least growth (95 %) / its noise", found.least_growth_bytes / found.noise_bytes, "<= 1", detail)
     show("soak: requests without any answer", found.unanswered, "0", "")
