@@ -25,6 +25,9 @@ def add_to(commands: Any) -> None:
     )
     train.add_argument("--sigma-factor", type=float, help="on every sigma, as other folds need (default: the recipe's)")
     train.add_argument("--threads", type=int, default=2, help="of PyTorch (default: %(default)s)")
+    train.add_argument(
+        "--device", choices=("auto", "cpu", "gpu"), default="auto", help="auto: a GPU when there is one (default)"
+    )
     train.add_argument("--resume", action="store_true", help="go on from the last whole epoch of the run in FOLDER")
     train.add_argument("--publish", action="store_true", help="export, verify and publish into --repository at the end")
     train.set_defaults(run=_train)
@@ -47,6 +50,7 @@ def _train(options: argparse.Namespace) -> int:
         folder=options.folder,
         seed=options.seed,
         threads=options.threads,
+        device=options.device,
         resume=options.resume,
         repository=options.repository if options.publish or options.register else None,
         registry=registry_option.registry_of(options),

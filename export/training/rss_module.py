@@ -122,11 +122,12 @@ class RssTraining(LightningModule):  # type: ignore[misc]
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Log how far held-out events are located from the truth."""
-        position, sigma = self.network(*batch[:-1])
+        position, sigma = (answer.cpu() for answer in self.network(*batch[:-1]))
+        *_, mask, target = (tensor.cpu() for tensor in batch)
         unit = torch.tensor(self.scaling.target_scale)
         sigma_m = sigma * unit * torch.tensor(self.scaling.uncertainty_scale)
-        sigma_m = by_receivers(sigma_m, self.scaling.uncertainty_by_receivers, batch[4])
-        found = measure(((position - batch[-1]) * unit).double().numpy(), sigma_m.double().numpy())
+        sigma_m = by_receivers(sigma_m, self.scaling.uncertainty_by_receivers, mask)
+        found = measure(((position - target) * unit).double().numpy(), sigma_m.double().numpy())
         figures = {"held_median_m": found.error_m[0], "held_p90_m": found.error_m[2], "held_nll": found.nll}
         if found.inside is not None:
             figures["held_inside_68"] = found.inside[1]

@@ -44,7 +44,8 @@ class Run:
 
     `folder` is made; one that another run has begun is refused, unless `resume` says to go on from its last whole
     epoch. With a `repository` the network is exported, verified and published at the end, and registered with a
-    `registry`. `threads` is PyTorch's; other numbers of them round differently.
+    `registry`. `threads` is PyTorch's; other numbers of them round differently, as other devices do: `device` is "cpu",
+    "gpu" (the first one), or "auto" for a GPU when there is one.
     """
 
     spec: ModelSpec
@@ -53,6 +54,7 @@ class Run:
     folder: Path
     seed: int = 0
     threads: int = 2
+    device: str = "auto"
     resume: bool = False
     repository: ModelRepository | None = None
     registry: Registry | None = None
@@ -70,9 +72,10 @@ class Trained:
 
 
 def train(run: Run, report: Report) -> Trained:
-    """Train and perhaps publish; `DataError` for a folder that is taken or was begun otherwise, `ExportError` when the
-    export fails, which leaves the checkpoint in the folder.
+    """Train and perhaps publish; `DataError` for a folder that is taken or was begun otherwise, or without the GPU
+    that was asked for; `ExportError` when the export fails, which leaves the checkpoint in the folder.
     """
+    device = _device(run.device)
     asked = _asked(run)
     checkpoint = _begin(run, asked)
     begun = time.monotonic()
@@ -114,9 +117,11 @@ def train(run: Run, report: Report) -> Trained:
         callbacks.append(export)
     report(f"training on {len(measured)} events, and made ones at {0 if made is None else len(made)} places")
     trainer = Trainer(
-        accelerator="cpu",
+        accelerator=device,
+        devices=1,
         callbacks=callbacks,
-        deterministic=True,
+        # CUDA has operators without a deterministic form: they are named, and used.
+        deterministic=True if device == "cpu" else "warn",
         enable_model_summary=False,
         logger=False,
         max_epochs=recipe.epochs,
@@ -143,7 +148,10 @@ def train(run: Run, report: Report) -> Trained:
         duration_s=time.monotonic() - begun,
         manifest=None if export is None else export.manifest,
     )
-    _write(run.folder / RESULT, {**asdict(trained), "checkpoint": CHECKPOINT, "manifest": None, "machine": _machine()})
+    _write(
+        run.folder / RESULT,
+        {**asdict(trained), "checkpoint": CHECKPOINT, "manifest": None, "machine": _machine(device)},
+    )
     return trained
 
 
@@ -152,7 +160,7 @@ def digest(network: torch.nn.Module) -> str:
     found = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         found.update(name.encode())
-        found.update(tensor.detach().contiguous().numpy().tobytes())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
 
 
@@ -220,8 +228,16 @@ def _made(run: Run, plane: Plane, report: Report) -> tuple[RadioMap, MadeEvents 
     return radio_map, made
 
 
-def _machine() -> dict[str, Any]:
-    return {"machine": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+def _device(wanted: str) -> str:
+    there = torch.cuda.is_available()
+    if wanted == "gpu" and not there:
+        raise DataError("--device gpu: PyTorch finds none here; name cpu, or auto for a GPU when there is one")
+    return "gpu" if there and wanted != "cpu" else "cpu"
+
+
+def _machine(device: str) -> dict[str, Any]:
+    name = torch.cuda.get_device_name() if device == "gpu" else platform.machine()
+    return {"machine": name, "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a fix loses when the event gets worse: fewer receivers, rougher strengths, misplaced receivers."""
+"""What a fix loses when the event gets worse: fewer receivers, rougher strengths, other gains, misplaced receivers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +14,9 @@ from rfserve.export.training.rss_event import RssEvent
 Locate = Callable[[Sequence[RssEvent]], Accuracy]
 Change = Callable[[RssEvent, float, np.random.Generator, Plane], RssEvent]
 
-RECEIVERS = (1, 2, 3, 4, 5, 6, 8, 10)
+RECEIVERS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20)
 STRENGTH_ERRORS_DB = (0, 2, 4, 6, 8, 10, 15)
-LEVELS_DB = (-20, -15, -10, -5, 0, 5, 10)
+GAINS_DB = (-20, -15, -10, -5, 0, 5, 10)
 POSITION_ERRORS_M = (0, 25, 50, 100, 200, 400)
 
 
@@ -29,8 +29,8 @@ def _rough_strengths(event: RssEvent, sigma_db: float, rng: np.random.Generator,
     return replace(event, rss_db=event.rss_db + rng.normal(0, 1, len(event.names)) * sigma_db)
 
 
-def _other_level(event: RssEvent, change_db: float, _: np.random.Generator, __: Plane) -> RssEvent:
-    """All signal-to-noise ratios lower or higher, as with another transmitter's power."""
+def _other_gain(event: RssEvent, change_db: float, _: np.random.Generator, __: Plane) -> RssEvent:
+    """All strengths lower or higher, noise as well as signals: another gain, not another transmitter's power."""
     return replace(event, rss_db=event.rss_db + change_db)
 
 
@@ -54,7 +54,7 @@ STUDIES = (
     Study(
         title="strength errors", axis="error of each strength (dB)", steps=STRENGTH_ERRORS_DB, change=_rough_strengths
     ),
-    Study(title="level", axis="all signal-to-noise ratios (dB)", steps=LEVELS_DB, change=_other_level),
+    Study(title="gain", axis="gain of all receivers (dB)", steps=GAINS_DB, change=_other_gain),
     Study(title="positions", axis="error of each receiver's position (m)", steps=POSITION_ERRORS_M, change=_misplaced),
 )
 

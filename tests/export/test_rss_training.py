@@ -276,6 +276,14 @@ def test_address_without_register_is_refused_before_training(tmp_path, capsys):
     assert not folder.exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_that_is_not_there_is_refused_before_training(tmp_path, capsys):
+    data, folder = write_table(tmp_path / "data", EVENTS), tmp_path / "run"
+    assert main(["train", "heimdall_net", str(folder), "--data", str(data), "--device", "gpu"]) == 1
+    assert "--device gpu: PyTorch finds none here; name cpu" in capsys.readouterr().err
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("said", [True, {"made by": torch.ones(1)}])
 def test_what_others_say_of_their_training_is_not_kept(tmp_path, said):
     file = tmp_path / "theirs.ckpt"
