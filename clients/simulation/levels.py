@@ -10,7 +10,7 @@ from rfserve.clients.simulation import noise, placement
 from rfserve.clients.simulation.placement import Station
 from rfserve.clients.simulation.propagation import SPEED_OF_LIGHT_M_S
 from rfserve.clients.simulation.receiver import automatic_full_scale_dbm
-from rfserve.clients.simulation.scene import CENTER, Scene
+from rfserve.clients.simulation.scene import Scene
 
 Floats = NDArray[np.float64]
 
@@ -84,15 +84,13 @@ def levels(scene: Scene) -> Levels:
 
 def _places(scene: Scene) -> tuple[tuple[Station, ...], Position]:
     if isinstance(scene.receivers, int):
-        center = scene.center or CENTER
-        places = placement.drawn(scene.generator("receivers"), scene.receivers, center, scene.radius_m)
+        places = placement.drawn(scene.generator("receivers"), scene.receivers, scene.middle, scene.radius_m)
         stations = tuple(Station(name=f"R{n}", position=p) for n, p in enumerate(places, start=1))
     else:
         stations = scene.receivers
-        center = scene.center or placement.middle([s.position for s in stations])
     if scene.emitter_at is not None:
         return stations, scene.emitter_at
-    (drawn,) = placement.drawn(scene.generator("emitter"), 1, center, scene.radius_m)
+    (drawn,) = placement.drawn(scene.generator("emitter"), 1, scene.middle, scene.radius_m)
     return stations, drawn
 
 

@@ -56,18 +56,19 @@ def middle(places: Sequence[Position]) -> Position:
 
 def drawn(rng: np.random.Generator, count: int, center: Position, radius_m: float) -> list[Position]:
     """Places that are uniform over the disc around `center`, at its altitude."""
+    # One row for each place: more places leave the first ones where they were. The area of a disc grows with the square
+    # of the radius.
+    return [at(center, radius_m * math.sqrt(share), 2 * math.pi * turn) for share, turn in rng.uniform(size=(count, 2))]
+
+
+def at(center: Position, away_m: float, direction: float) -> Position:
+    """The place `away_m` from `center`, at its altitude, in a direction in radians from east to north."""
     north_m, east_m = metres_per_degree(center.latitude_deg)
-    found = []
-    # One row for each place: more places leave the first ones where they were.
-    for share, turn in rng.uniform(size=(count, 2)):
-        # The area of a disc grows with the square of the radius.
-        away_m = radius_m * math.sqrt(share)
-        latitude = center.latitude_deg + away_m * math.sin(2 * math.pi * turn) / north_m
-        longitude = center.longitude_deg + away_m * math.cos(2 * math.pi * turn) / east_m
-        found.append(
-            Position(latitude_deg=latitude, longitude_deg=unwrapped(longitude, 0.0), altitude_m=center.altitude_m)
-        )
-    return found
+    return Position(
+        latitude_deg=center.latitude_deg + away_m * math.sin(direction) / north_m,
+        longitude_deg=unwrapped(center.longitude_deg + away_m * math.cos(direction) / east_m, 0.0),
+        altitude_m=center.altitude_m,
+    )
 
 
 def line_of_sight_m(a: Position, b: Position) -> float:

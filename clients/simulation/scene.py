@@ -8,7 +8,7 @@ from rfserve.clients.errors import ClientError
 from rfserve.clients.formats.reading import Position
 from rfserve.clients.simulation.emitters import Emitter, Nbfm
 from rfserve.clients.simulation.limits import require, require_above_0, require_place
-from rfserve.clients.simulation.placement import Station
+from rfserve.clients.simulation.placement import Station, middle
 from rfserve.clients.simulation.propagation import PathLoss
 from rfserve.clients.simulation.receiver import FrontEnd
 from rfserve.export.spec.models.iq_features import RAW_RECEIVERS, RAW_SAMPLES
@@ -61,6 +61,13 @@ class Scene:
     def count(self) -> int:
         """How many receivers there are."""
         return self.receivers if isinstance(self.receivers, int) else len(self.receivers)
+
+    @property
+    def middle(self) -> Position:
+        """What places are drawn around."""
+        if self.center is not None:
+            return self.center
+        return CENTER if isinstance(self.receivers, int) else middle([s.position for s in self.receivers])
 
     def generator(self, what: str) -> np.random.Generator:
         """The random numbers of one of `DRAWN`, from their beginning."""

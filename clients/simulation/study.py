@@ -1,4 +1,4 @@
-"""How far a served network's fixes are off when a scene gets worse: fewer receivers, less power, worse clocks."""
+"""How far a served network's fixes are off when a scene gets worse: fewer receivers, less power, emitters far off."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +12,7 @@ from rfserve.clients.fix import Fix
 from rfserve.clients.formats.reading import Position
 from rfserve.clients.geodesy import metres_per_degree, unwrapped
 from rfserve.clients.observation import Observation
+from rfserve.clients.simulation import placement
 from rfserve.clients.simulation.levels import Levels, levels
 from rfserve.clients.simulation.scene import Scene
 from rfserve.clients.simulation.simulator import simulate
@@ -49,6 +50,12 @@ def _louder(scene: Scene, change_db: float) -> Scene:
     return replace(scene, eirp_dbm=scene.eirp_dbm + change_db)
 
 
+def _far(scene: Scene, distance_km: float) -> Scene:
+    """The emitter in another direction from the middle in each scene."""
+    direction = 2 * np.pi * scene.generator("emitter").uniform()
+    return replace(scene, emitter_at=placement.at(scene.middle, 1e3 * distance_km, direction))
+
+
 def _detuned(scene: Scene, oscillator_ppm: float) -> Scene:
     return replace(scene, front_end=replace(scene.front_end, oscillator_ppm=oscillator_ppm))
 
@@ -61,6 +68,7 @@ RECEIVERS, SNR = "receivers", "snr"
 STUDIES = (
     Study(name=RECEIVERS, axis="receivers, any of them", steps=(1, 2, 3, 4, 6, 8, 10), scene=_heard_by),
     Study(name=SNR, axis="SNR of the receivers, median (dB)", steps=(-40, -30, -20, -10, 0, 10), scene=_louder),
+    Study(name="distance", axis="emitter from the middle (km)", steps=(0.5, 1, 1.5, 2, 3, 5, 10), scene=_far),
     Study(name="oscillators", axis="error of oscillators, greatest (ppm)", steps=(0, 1, 5, 10, 20), scene=_detuned),
     Study(name="clocks", axis="error of clocks (ms)", steps=(0, 0.1, 1, 10), scene=_unsynchronised),
     Study(name="positions", axis="error of positions (m)", steps=(0, 25, 50, 100, 200, 400), misplaced_m=1.0),

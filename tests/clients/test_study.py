@@ -10,6 +10,7 @@ from rfserve.clients import cli
 from rfserve.clients.client import LocalizationClient
 from rfserve.clients.errors import ClientError
 from rfserve.clients.formats.reading import Position
+from rfserve.clients.geodesy import metres_per_degree
 from rfserve.clients.simulation import study
 from rfserve.clients.simulation.levels import levels
 from rfserve.clients.simulation.placement import Station
@@ -65,6 +66,17 @@ def test_each_study_changes_what_it_says_and_nothing_else():
     for other in (louder, detuned, late):
         np.testing.assert_array_equal(other.distance_m, truth.distance_m)
         np.testing.assert_array_equal(other.shadowing_db, truth.shadowing_db)
+
+
+def test_emitter_is_as_far_as_is_said_in_another_direction_in_each_scene():
+    scenes = [replace(SCENE, emitter_at=None, receivers=STATIONS, seed=seed) for seed in range(30)]
+    far = [BY_NAME["distance"].scene(scene, 3).emitter_at for scene in scenes]
+    # The stations are 0.01 degrees apart on a meridian, around 45.08.
+    away = np.array([(p.latitude_deg - 45.08, p.longitude_deg - 7.7) for p in far]) * metres_per_degree(45.08)
+    np.testing.assert_allclose(np.hypot(*away.T), 3000, rtol=1e-3)
+    assert (np.abs(away.mean(0)) < 1000).all()
+    near = [BY_NAME["distance"].scene(scene, 1).emitter_at for scene in scenes]
+    assert near[0].latitude_deg - 45.08 == pytest.approx((far[0].latitude_deg - 45.08) / 3)
 
 
 def test_fewer_receivers_are_others_in_each_scene():
