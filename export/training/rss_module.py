@@ -47,7 +47,7 @@ class Recipe:
     made_far: float = 0.1
     made_far_m: float = 6000.0
     sigma_factor: float = 1.6
-    sigma_by_receivers: tuple[tuple[float, float], ...] = ((6.0, 0.7), (12.0, 0.9), (23.0, 1.0))
+    sigma_by_receivers: tuple[tuple[float, float], ...] = ((6.0, 0.78), (12.0, 0.9), (23.0, 1.0))
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     warm_up_share: float = 0.1

@@ -77,6 +77,21 @@ def test_simulated_transmitters_are_located_where_they_stand(model):
 
 
 @pytest.mark.parametrize("model", HEIMDALL_NETS)
+def test_sigma_grows_with_the_distance_of_emitters_outside(model):
+    """Receivers where they were in training: only their strengths say that it is far away."""
+    found = {}
+    for distance_m in (500.0, 2000.0, 3000.0, 5000.0):
+        places = [placement.at(CAMPUS.middle, distance_m, np.pi * turn / 12) for turn in range(24)]
+        scenes = [replace(CAMPUS, seed=seed, emitter_at=place) for seed, place in enumerate(places)]
+        found[distance_m] = located(model, [simulated(scene) for scene in scenes])
+    near = found.pop(500.0)
+    for far in found.values():
+        assert far.inside is not None
+        assert far.inside[2] > 0.8
+        assert far.sigma_m > 4 * near.sigma_m
+
+
+@pytest.mark.parametrize("model", HEIMDALL_NETS)
 def test_recorded_iq_is_located_through_the_front_end(model):
     scene = replace(CAMPUS, seed=3)
     row = request.tensors(request.ensemble("locate"), [simulate(scene).observations])
