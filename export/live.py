@@ -15,6 +15,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from rfserve.export.errors import LiveServerError
 from rfserve.export.spec import ENSEMBLES, find
 from rfserve.export.spec.model import TARGETS, Served
+from rfserve.export.spec.queueing import Priority
 from rfserve.export.spec.tensor import Array
 
 ADMIN_HEADER = "triton-grpc-protocol-admin-key"
@@ -164,7 +165,12 @@ class LiveServer:
         return target_of(self.configuration(model))
 
     def infer(
-        self, model: str, arrays: Mapping[str, Array], version: int | None = None, served_as: str | None = None
+        self,
+        model: str,
+        arrays: Mapping[str, Array],
+        version: int | None = None,
+        served_as: str | None = None,
+        priority: Priority = Priority.NORMAL,
     ) -> tuple[dict[str, Array], int]:
         """The outputs for checked inputs, and the version that made them; without one, the server chooses it.
 
@@ -178,7 +184,9 @@ class LiveServer:
             inputs[-1].set_data_from_numpy(array)
         name = "" if version is None else str(version)
         called = served_as or model
-        result = self._call(f"ask {called}/{name}", self._client.infer, called, inputs, model_version=name)
+        result = self._call(
+            f"ask {called}/{name}", self._client.infer, called, inputs, model_version=name, priority=priority
+        )
         found = {t.name: result.as_numpy(t.name) for t in spec.outputs}
         missing = [n for n, array in found.items() if array is None]
         if missing:

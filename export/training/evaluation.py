@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rfserve.export.errors import DataError
 from rfserve.export.live import LiveServer
 from rfserve.export.spec import GRAPHS, ModelSpec
+from rfserve.export.spec.queueing import Priority
 from rfserve.export.training import calibration, error_map, sensitivity
 from rfserve.export.training.accuracy import CONFIDENCES, QUANTILES, Accuracy, measure
 from rfserve.export.training.baselines import BASELINES
@@ -36,7 +37,8 @@ def ask(server: LiveServer, spec: ModelSpec, events: Sequence[RssEvent], version
     """
     positions, sigmas, versions = [], [], set()
     for start in range(0, len(events), spec.max_batch_size):
-        found, by = server.infer(spec.name, tensors(spec, events[start : start + spec.max_batch_size]), version)
+        asked = tensors(spec, events[start : start + spec.max_batch_size])
+        found, by = server.infer(spec.name, asked, version, priority=Priority.BULK)
         positions.append(found["positions"].astype(np.float64))
         sigmas.append(found["uncertainties"].astype(np.float64))
         versions.add(by)
