@@ -48,6 +48,10 @@ class ModelRepository(ABC):
         """The manifest of a version; `RepositoryError` when it cannot be read."""
 
     @abstractmethod
+    def sizes(self, model: str, version: int) -> dict[str, int]:
+        """The files of a version as they are now, by path, in bytes; without reading them."""
+
+    @abstractmethod
     def version_folder(self, model: str, version: int) -> AbstractContextManager[Path]:
         """A local folder with the files of a version, to be read only, as long as the context lasts."""
 

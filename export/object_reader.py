@@ -61,6 +61,11 @@ class ObjectReader(ModelRepository):
             raise RepositoryError(f"{model}/{version} has no {FILE_NAME}: it is not published; write it again")
         return str(facts["sha256"])
 
+    def sizes(self, model: str, version: int) -> dict[str, int]:
+        """The objects of a version as they are now, by path, in bytes; without reading them."""
+        base = self._at.key(model, version, "")
+        return {key.removeprefix(base): size for key, size in self._store.sizes(base).items()}
+
     @contextmanager
     def version_folder(self, model: str, version: int) -> Iterator[Path]:
         """A local folder with the files of a version, downloaded and verified, as long as the context lasts.

@@ -44,6 +44,14 @@ class Repository(ModelRepository):
         """The manifest of a version; `RepositoryError` when it cannot be read."""
         return Manifest.read(self.folder / model / str(version))
 
+    def sizes(self, model: str, version: int) -> dict[str, int]:
+        """The files of a version as they are now, by path, in bytes; without reading them."""
+        home = self.folder / model / str(version)
+        try:
+            return {str(f.relative_to(home)): f.lstat().st_size for f in home.rglob("*")}
+        except OSError as error:
+            raise RepositoryError(f"cannot look at {model}/{version} in {self.location}: {error}") from error
+
     @contextmanager
     def version_folder(self, model: str, version: int) -> Iterator[Path]:
         """A local folder with the files of a version, to be read only, as long as the context lasts."""

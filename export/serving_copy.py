@@ -36,7 +36,8 @@ class ServingCopy:
     models: Sequence[str] = ()
     pins: Mapping[str, int] = field(default_factory=dict)
     canaries: Path | None = None
-    _left_out: set[tuple[str, int]] = field(init=False, default_factory=set)
+    # What was not as published, with the sizes that its files had: others' copies may still be on their way.
+    _left_out: dict[tuple[str, int], Mapping[str, int]] = field(init=False, default_factory=dict)
 
     def update(self, *, anew: bool) -> list[str]:
         """Copy what is missing, and say what was done, a line each.
@@ -81,8 +82,8 @@ class ServingCopy:
             if present.is_dir() and anew and self._problems(spec.name, version, present):
                 shutil.rmtree(present)
                 yield f"{spec.name}/{version} had changed on this disk; copied again"
-            if not present.is_dir() and (spec.name, version) not in self._left_out:
-                yield self._copied(spec.name, version, present, required=version == served)
+            if not present.is_dir():
+                yield from self._copied(spec.name, version, present, required=version == served)
         files = model_files(state.placing(spec), dict.fromkeys((self.target,), served), state.cores)
         with durable_files.replaced(files, home):
             pass
@@ -104,8 +105,14 @@ class ServingCopy:
             wanted.add(state.previous(self.target, precisions))
         return sorted(wanted)
 
-    def _copied(self, model: str, version: int, destination: Path, *, required: bool) -> str:
-        """Copy, and say so. What nobody serves yet must not keep a pod from serving the rest."""
+    def _copied(self, model: str, version: int, destination: Path, *, required: bool) -> Iterator[str]:
+        """Copy, and say so. What nobody serves yet must not keep a pod from serving the rest.
+
+        What was left out is tried again when its files have changed.
+        """
+        sizes = self.source.sizes(model, version)
+        if not required and self._left_out.get((model, version)) == sizes:
+            return
         try:
             self._copy(model, version, destination)
         except (StoreUnavailable, StoreRefused):
@@ -113,9 +120,10 @@ class ServingCopy:
         except RepositoryError as error:
             if required:
                 raise
-            self._left_out.add((model, version))
-            return f"left out: {error}"
-        return f"{model}/{version} copied and verified"
+            self._left_out[model, version] = sizes
+            yield f"left out: {error}"
+        else:
+            yield f"{model}/{version} copied and verified"
 
     def _copy(self, model: str, version: int, destination: Path) -> None:
         coming = destination.with_name(f"{INCOMING_PREFIX}{version}")

@@ -156,6 +156,21 @@ def test_damaged_version_that_nobody_serves_is_left_out(source, tmp_path):
     assert copy.update(anew=False) == []
 
 
+def test_version_that_was_on_its_way_is_copied_when_it_is_there(source, tmp_path):
+    """As `kubectl cp` brings it: the manifest first, and the graph bit by bit."""
+    publish(source, b"graph of two")
+    promote(source, 1)
+    graph = tmp_path / "source" / HOME / "2" / "model.onnx"
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[:3])
+    copy = copy_of(source, tmp_path)
+    assert copy.update(anew=True)[1].startswith("left out: mel_features/2 in ")
+    graph.write_bytes(whole[:7])
+    assert copy.update(anew=False)[0].startswith("left out: mel_features/2 in ")
+    graph.write_bytes(whole)
+    assert copy.update(anew=False) == [f"{HOME}/2 copied and verified"]
+
+
 def test_configuration_names_its_version_when_nobody_promoted_one(source, tmp_path):
     copy = copy_of(source, tmp_path)
     copy.update(anew=True)
