@@ -1,6 +1,7 @@
 """`rfserve-export fetch`: a verified copy of what a target serves. Also a program of its own, without torch."""
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -11,6 +12,9 @@ from rfserve.export.commands import repository_option
 from rfserve.export.serving_copy import ServingCopy
 from rfserve.export.spec import RfserveError, find
 from rfserve.export.spec.model import TARGETS
+
+# As a shell has it; not 0, because a copy that was interrupted is not whole.
+TOLD_TO_END = 128 + signal.SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,4 +92,6 @@ def _say(lines: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    # The first process of a container has no default for it: it would go on until it is killed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TOLD_TO_END))
     sys.exit(main())

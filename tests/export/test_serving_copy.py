@@ -1,7 +1,9 @@
 """The copy that a pod serves from: whole and verified, or an error that names what is wrong."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -211,6 +213,24 @@ def test_follower_takes_what_is_published_and_outlives_a_repository_that_is_away
             (tmp_path / "away").rename(tmp_path / "source")
             publish(source, b"two")
             assert process.stdout.readline() == f"{HOME}/2 copied and verified\n"
+        finally:
+            process.kill()
+
+
+def test_follower_that_is_the_first_process_ends_when_it_is_told_to(source, tmp_path):
+    """As in a container, where the kernel keeps signals without a handler from it."""
+    command = [sys.executable, "-m", "rfserve.export.commands.fetch", str(tmp_path / "copy")]
+    command += ["--repository", str(tmp_path / "source"), "--follow-s", "0.05"]
+    alone = ["unshare", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode == 0:
+        command = [*alone, *command]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == f"{HOME}/1 copied and verified\n"
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.kill(int(children[0]) if command[0] == "unshare" else process.pid, signal.SIGTERM)
+            assert process.wait(10) == fetch.TOLD_TO_END
         finally:
             process.kill()
 
