@@ -12,6 +12,7 @@ from rfserve.export.progress import to_stderr
 from rfserve.export.publication import Source, publish
 from rfserve.export.quantization import METHODS, STATIC
 from rfserve.export.spec import MODELS, EnsembleSpec, find
+from rfserve.export.spec.model import TARGETS
 from rfserve.export.spec.precision import FP32, PRECISIONS
 
 EVERY = "all"
@@ -63,6 +64,7 @@ def _write(options: argparse.Namespace) -> int:
         print(f"{repository.location}/{spec.name}/{manifest.version}")
         if manifest.weights.startswith("untrained"):
             print(f"{spec.name}: weights are {manifest.weights}: its positions mean nothing", file=sys.stderr)
+        _warn_of_serving(repository, spec.name, manifest.version)
         if registry is not None:
             try:
                 report("registering in MLflow")
@@ -75,3 +77,15 @@ def _write(options: argparse.Namespace) -> int:
     if unregistered:
         raise RegistryError(" | ".join(unregistered))
     return 0
+
+
+def _warn_of_serving(repository: ModelRepository, model: str, version: int) -> None:
+    """Say so where servers come to serve the version that was written because nobody chose one."""
+    precisions, state = repository.precisions(model), repository.serving(model)
+    taken = [t for t in TARGETS if t not in state.promoted and state.served(t, precisions) == version]
+    if taken and len(precisions) > 1:
+        print(
+            f"{model}: nothing is promoted for {' and '.join(taken)}, so servers that start serve version {version} from "
+            f"now on; `rfserve-export promote {model} VERSION` says which one",
+            file=sys.stderr,
+        )

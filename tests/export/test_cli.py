@@ -203,6 +203,18 @@ def test_retired_number_is_never_used_again(repository: Path, capsys):
     assert copy_version(repository, "mel_features") == 4
 
 
+def test_version_that_is_served_as_the_newest_is_said(repository: Path, capsys):
+    where = ("--repository", repository)
+    words = "nothing is promoted for {}, so servers that start serve version {} from now on"
+    code, _, err = run(capsys, "write", "mel_features", *where)
+    assert code == 0
+    assert words.format("cpu and gpu", 2) in err
+    assert run(capsys, "promote", "mel_features", 1, "--target", "cpu", *where)[0] == 0
+    assert words.format("gpu", 3) in run(capsys, "write", "mel_features", *where)[2]
+    assert run(capsys, "promote", "mel_features", 1, *where)[0] == 0
+    assert "nothing is promoted" not in run(capsys, "write", "mel_features", *where)[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
