@@ -20,6 +20,7 @@ API_VERSIONS = {
     "Role": "rbac.authorization.k8s.io/v1",
     "RoleBinding": "rbac.authorization.k8s.io/v1",
     "GRPCRoute": "gateway.networking.k8s.io/v1",
+    "BackendTLSPolicy": "gateway.networking.k8s.io/v1",
     "ScaledObject": "keda.sh/v1alpha1",
     "Certificate": "cert-manager.io/v1",
     "ClusterStorageContainer": "serving.kserve.io/v1alpha1",
@@ -29,8 +30,8 @@ API_VERSIONS = {
 CLUSTER_WIDE = {"ClusterStorageContainer"}
 # https://gateway-api.sigs.k8s.io/geps/gep-2257: no fractions, and nothing longer than five digits.
 GATEWAY_DURATION = re.compile(r"([0-9]{1,5}(h|m|s|ms)){1,4}")
-# The Service of the other overlay, which a canary stands beside.
-BESIDE = {"triton"}
+# The Service that a route needs before and after a canary: its pod is of another overlay, and may not be there.
+BESIDE = {"triton-canary"}
 
 
 def kinds(m: Manifests) -> Iterator[str]:
@@ -53,7 +54,7 @@ def selectors(m: Manifests) -> Iterator[str]:
                 yield f"a spread of {item['metadata']['name']} does not count its pods"
         if not _selects(item["spec"]["selector"]["matchLabels"], template["metadata"]["labels"]):
             yield f"Deployment {item['metadata']['name']} does not select its pods"
-    chosen = {f"Service {o['metadata']['name']}": o["spec"]["selector"] for o in m.of("Service")}
+    chosen = {f"Service {o['metadata']['name']}": o["spec"]["selector"] for o in _services_of_pods(m)}
     for kind, path in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
         chosen |= {f"{kind} {o['metadata']['name']}": o["spec"][path]["matchLabels"] for o in m.of(kind)}
     for what, selector in chosen.items():
@@ -68,7 +69,7 @@ def services(m: Manifests) -> Iterator[str]:
         names = [p["name"] for p in spec["ports"]]
         if len(set(names)) != len(names):
             yield f"Service {item['metadata']['name']}: port names are not distinct: {names}"
-        for port in spec["ports"]:
+        for port in spec["ports"] if item["metadata"]["name"] not in BESIDE else ():
             target = port["targetPort"]
             if target not in there or len(str(target)) > 15:
                 yield f"Service {item['metadata']['name']}: no container has the port {target}"
@@ -175,12 +176,14 @@ def routes(m: Manifests) -> Iterator[str]:
             for duration in rule.get("timeouts", {}).values():
                 if not GATEWAY_DURATION.fullmatch(duration):
                     yield f"{duration} is no duration of the Gateway API"
-            here = {o["metadata"]["name"] for o in m.of("Service")} | BESIDE
+            here = {o["metadata"]["name"] for o in m.of("Service")}
             for backend in rule["backendRefs"]:
                 if backend["name"] not in here or backend["port"] != 8001:
                     yield f"no Service {backend['name']} has the port {backend['port']}"
             if sum(b.get("weight", 1) for b in rule["backendRefs"]) == 0:
                 yield "all weights are 0: every call would fail"
+            if any(b.get("weight", 1) for b in rule["backendRefs"] if b["name"] in BESIDE):
+                yield "calls go to a canary that may not be there"
     changing = ("Repository", "SharedMemory", "Trace", "Log")
     for item in m.of("GRPCRoute"):
         for match in (x for rule in item["spec"]["rules"] for x in rule.get("matches", [{}])):
@@ -231,6 +234,10 @@ def _admitted(spec: Object, namespace: Mapping[str, str], labels: Mapping[str, s
 
 def _selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     return not selector.items() - labels.items()
+
+
+def _services_of_pods(m: Manifests) -> list[Object]:
+    return [o for o in m.of("Service") if o["metadata"]["name"] not in BESIDE]
 
 
 def _labels(item: Object) -> dict[str, str]:

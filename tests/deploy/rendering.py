@@ -11,18 +11,20 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "k8s"
-OVERLAYS = ("cpu", "gpu", "dev", "canary")
-
-TARGETS = (
-    *(f"overlays/{name}" for name in OVERLAYS),
-    "jobs/release",
-    "jobs/release-s3",
-    "jobs/load-test",
-    "jobs/loader",
-    "kserve",
-    "tls",
-    "keda",
+NAME = "kustomization.yaml"
+# What an overlay or a Job becomes with more components, in the order in which they are named.
+COMPOSED = {
+    "keda": ("overlays/dev", ("scale-with-keda",)),
+    "gateway": ("overlays/cpu", ("gateway",)),
+    "tls": ("overlays/cpu", ("tls", "gateway", "gateway-tls")),
+    "tls-canary": ("base", ("cpu", "models-from-claim", "tls", "canary", "images")),
+    "tls-release": ("jobs/release", ("tls-jobs",)),
+    "tls-load-test": ("jobs/load-test", ("tls-jobs",)),
+}
+FOLDERS = sorted(
+    str(f.parent.relative_to(FOLDER)) for part in ("overlays", "jobs", "kserve") for f in (FOLDER / part).rglob(NAME)
 )
+TARGETS = (*FOLDERS, *COMPOSED)
 WORKLOADS = ("Deployment", "Job")
 Object = dict[str, Any]
 
@@ -30,12 +32,15 @@ Object = dict[str, Any]
 def render(target: str, scratch: Path) -> str:
     """YAML of a target; `scratch` is an empty folder."""
     folder = FOLDER / target
-    if target in {"tls", "keda"}:
+    if target in COMPOSED:
         folder = scratch
-        base = _from(scratch, FOLDER / "overlays" / ("cpu" if target == "tls" else "dev"))
-        component = _from(scratch, FOLDER / "components" / ("tls" if target == "tls" else "scale-with-keda"))
-        kustomization = {"resources": [base], "components": [component], "namespace": "rfserve"}
-        (scratch / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        base, components = COMPOSED[target]
+        kustomization = {
+            "resources": [_from(scratch, FOLDER / base)],
+            "components": [_from(scratch, FOLDER / "components" / name) for name in components],
+            "namespace": "rfserve",
+        }
+        (scratch / NAME).write_text(yaml.safe_dump(kustomization))
     done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

@@ -27,7 +27,8 @@ def test_target_passes_the_strict_schemas_of_every_release(manifests, target):
             except kubernetes_validate.SchemaNotFoundError:
                 # Custom resources alone have none.
                 assert "." in item["apiVersion"].split("/")[0], item["kind"]
-                assert not item["apiVersion"].split("/")[0].endswith(".k8s.io") or item["kind"] == "GRPCRoute"
+                of_kubernetes = item["apiVersion"].split("/")[0].endswith(".k8s.io")
+                assert not of_kubernetes or item["kind"] in {"GRPCRoute", "BackendTLSPolicy"}
 
 
 def test_readme_names_the_releases_that_are_checked():
@@ -59,6 +60,48 @@ def test_overlay_serves_what_its_target_is_for(manifests, target):
     container = found.server()
     assert next(iter(m["data"]["TARGET"] for m in found.of("ConfigMap") if "TARGET" in m["data"])) == target[-3:]
     assert ("nvidia.com/gpu" in container["resources"]["limits"]) == (target[-3:] == "gpu")
+
+
+@pytest.mark.parametrize("target", ["overlays/canary", "overlays/canary-gpu", "tls-canary"])
+def test_canary_is_behind_the_service_of_the_gateway_and_takes_nothing_along(manifests, target):
+    """What a route needs, and what the other overlay has, outlives it."""
+    canary, beside = manifests(target), manifests("tls" if target == "tls-canary" else "gateway")
+    there = {(o["kind"], o["metadata"]["name"]) for o in beside}
+    assert not there & {(o["kind"], o["metadata"]["name"]) for o in canary}
+    assert not list(canary.of("GRPCRoute", "Service", "NetworkPolicy", "Certificate"))
+    labels = canary.one("Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert beside.one("Service", "triton-canary")["spec"]["selector"].items() <= labels.items()
+    assert not beside.one("Service", "triton")["spec"]["selector"].items() <= labels.items()
+    assert beside.one("NetworkPolicy")["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+    assert ("--grpc-use-ssl=true" in canary.server()["args"]) == ("--grpc-use-ssl=true" in beside.server()["args"])
+
+
+@pytest.mark.parametrize(("target", "job"), [("tls-release", "release"), ("tls-load-test", "load-master")])
+def test_job_knows_the_authority_of_the_servers_and_not_their_key(manifests, target, job):
+    pod = manifests(target).one("Job", job)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    place = next(m["mountPath"] for m in container["volumeMounts"] if m["name"] == "authority")
+    assert f"--root-certificates={place}/ca.crt" in container["args"]
+    # Pods are called by address, and the master asks for a name of the certificate.
+    assert "triton" in manifests("tls").one("Certificate")["spec"]["dnsNames"]
+    assert ("--server-name=triton" in container["args"]) == (job == "release")
+    for _, every, _ in manifests(target).pods():
+        (secret,) = (v["secret"] for v in every["volumes"] if v["name"] == "authority")
+        assert secret == {
+            "secretName": manifests("tls").one("Certificate")["spec"]["secretName"],
+            "items": [{"key": "ca.crt", "path": "ca.crt"}],
+        }
+
+
+def test_gateway_encrypts_what_it_sends_to_every_service_of_its_route(manifests):
+    found = manifests("tls")
+    policy = found.one("BackendTLSPolicy")["spec"]
+    backends = {b["name"] for rule in found.one("GRPCRoute")["spec"]["rules"] for b in rule["backendRefs"]}
+    assert {t["name"] for t in policy["targetRefs"]} == backends
+    assert policy["validation"]["hostname"] in found.one("Certificate")["spec"]["dnsNames"]
+    for name in backends:
+        grpc = next(p for p in found.one("Service", name)["spec"]["ports"] if p["name"] == "grpc")
+        assert grpc["appProtocol"] == "https"
 
 
 def test_every_flag_is_one_that_tritonserver_knows(manifests, tmp_path: Path):

@@ -42,7 +42,7 @@ def match(m: Manifests) -> Any:
     return m.one("GRPCRoute")["spec"]["rules"][0]
 
 
-CPU, GPU, CANARY, TLS, KEDA = "overlays/cpu", "overlays/gpu", "overlays/canary", "tls", "keda"
+CPU, GPU, GATEWAY, TLS, KEDA = "overlays/cpu", "overlays/gpu", "gateway", "tls", "keda"
 RELEASE, LOAD = "jobs/release", "jobs/load-test"
 # What a strict schema lets through, each with the rule that must find it.
 MISTAKES: dict[str, tuple[str, str, Callable[[Manifests], object]]] = {
@@ -176,12 +176,14 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Manifests], object]]] = {
         lambda m: policy(m)["ingress"][2]["from"][0]["podSelector"]["matchLabels"].update(x="y"),
     ),
     "no policy": (CPU, "network", lambda m: m.remove(m.one("NetworkPolicy", "triton"))),
-    "no service or method": (CANARY, "routes", lambda m: match(m)["matches"][0].update(method={"type": "Exact"})),
-    "a duration": (CANARY, "routes", lambda m: match(m).update(timeouts={"request": "1.5s"})),
-    "a backend that is not there": (CANARY, "routes", lambda m: match(m)["backendRefs"][0].update(name="other")),
-    "no weight": (CANARY, "routes", lambda m: [b.update(weight=0) for b in match(m)["backendRefs"]]),
+    "no service or method": (GATEWAY, "routes", lambda m: match(m)["matches"][0].update(method={"type": "Exact"})),
+    "a duration": (GATEWAY, "routes", lambda m: match(m).update(timeouts={"request": "1.5s"})),
+    "a backend that is not there": (GATEWAY, "routes", lambda m: match(m)["backendRefs"][0].update(name="other")),
+    "no weight": (GATEWAY, "routes", lambda m: [b.update(weight=0) for b in match(m)["backendRefs"]]),
+    "a share for no canary": (GATEWAY, "routes", lambda m: match(m)["backendRefs"][1].update(weight=5)),
+    "a canary without a service": (GATEWAY, "routes", lambda m: m.remove(m.one("Service", "triton-canary"))),
     "administration by the gateway": (
-        CANARY,
+        GATEWAY,
         "routes",
         lambda m: match(m)["matches"][0]["method"].update(method="RepositoryModelLoad"),
     ),
