@@ -121,6 +121,14 @@ def security(m: Manifests) -> Iterator[str]:
                 yield f"{name}/{container['name']}: is privileged"
 
 
+def admin_key(m: Manifests) -> Iterator[str]:
+    """Only servers, which ask for it, and the release have it."""
+    for name, pod, labels in m.pods():
+        serves = any(c["command"] == ["tritonserver"] for c in pod["containers"])
+        if "triton-admin" in str(pod) and not serves and labels.get("app.kubernetes.io/component") != "release":
+            yield f"{name}: gets the administrator's key, and does not need it"
+
+
 def images(m: Manifests) -> Iterator[str]:
     found = [c["image"] for _, pod, _ in m.pods() for c in containers(pod)]
     found += [o["spec"]["container"]["image"] for o in m.of("ClusterStorageContainer")]
@@ -214,4 +222,4 @@ def flag(m: Manifests, name: str) -> str | None:
     return next((a.partition("=")[2] for a in m.server()["args"] if a.partition("=")[0] == name), None)
 
 
-RULES = (ports, volumes, variables, resources, security, images, ending, probes, server, verified_models)
+RULES = (ports, volumes, variables, resources, security, admin_key, images, ending, probes, server, verified_models)

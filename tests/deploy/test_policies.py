@@ -237,6 +237,13 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Manifests], object]]] = {
         "server",
         lambda m: server(m).update(args=[a.replace("explicit", "poll") for a in server(m)["args"]]),
     ),
+    "a key for the load test": (
+        LOAD,
+        "admin_key",
+        lambda m: m.one("Job", "load-master")["spec"]["template"]["spec"]["volumes"].append(
+            {"name": "admin", "secret": {"secretName": "triton-admin"}}
+        ),
+    ),
     "more than to ask": (RELEASE, "permissions", lambda m: m.one("Role")["rules"][0]["verbs"].append("delete")),
     "role of nobody": (RELEASE, "permissions", lambda m: m.one("RoleBinding")["subjects"][0].update(name="default")),
     "account of nobody": (RELEASE, "permissions", lambda m: m.remove(m.one("ServiceAccount"))),
