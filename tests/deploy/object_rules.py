@@ -1,9 +1,9 @@
 """What an API server, or a person on call, would find wrong with how objects fit together, and schemas do not."""
 
-import re
 from collections.abc import Iterator, Mapping
 
 from rendering import Manifests, Object
+from route_rules import BESIDE
 
 # Each kind's only version that servers of every supported release have.
 API_VERSIONS = {
@@ -28,10 +28,6 @@ API_VERSIONS = {
     "InferenceService": "serving.kserve.io/v1beta1",
 }
 CLUSTER_WIDE = {"ClusterStorageContainer"}
-# https://gateway-api.sigs.k8s.io/geps/gep-2257: no fractions, and nothing longer than five digits.
-GATEWAY_DURATION = re.compile(r"([0-9]{1,5}(h|m|s|ms)){1,4}")
-# The Service that a route needs before and after a canary: its pod is of another overlay, and may not be there.
-BESIDE = {"triton-canary"}
 
 
 def kinds(m: Manifests) -> Iterator[str]:
@@ -166,32 +162,6 @@ def network(m: Manifests) -> Iterator[str]:
             yield f"{who} reaches {sorted(admitted)}; expected {sorted(expected)}"
 
 
-def routes(m: Manifests) -> Iterator[str]:
-    for item in m.of("GRPCRoute", "HTTPRoute"):
-        for rule in item["spec"]["rules"]:
-            for match in rule.get("matches", []):
-                method = match.get("method", {"service": "any"})
-                if not {"service", "method"} & method.keys():
-                    yield "a match of a method needs a service or a method"
-            for duration in rule.get("timeouts", {}).values():
-                if not GATEWAY_DURATION.fullmatch(duration):
-                    yield f"{duration} is no duration of the Gateway API"
-            here = {o["metadata"]["name"] for o in m.of("Service")}
-            for backend in rule["backendRefs"]:
-                if backend["name"] not in here or backend["port"] != 8001:
-                    yield f"no Service {backend['name']} has the port {backend['port']}"
-            if sum(b.get("weight", 1) for b in rule["backendRefs"]) == 0:
-                yield "all weights are 0: every call would fail"
-            if any(b.get("weight", 1) for b in rule["backendRefs"] if b["name"] in BESIDE):
-                yield "calls go to a canary that may not be there"
-    changing = ("Repository", "SharedMemory", "Trace", "Log")
-    for item in m.of("GRPCRoute"):
-        for match in (x for rule in item["spec"]["rules"] for x in rule.get("matches", [{}])):
-            method = match.get("method", {}).get("method", "")
-            if not method or any(word in method for word in changing):
-                yield "administrative calls come in through the gateway"
-
-
 def permissions(m: Manifests) -> Iterator[str]:
     for item in m.of("Role"):
         for rule in item["rules"]:
@@ -249,4 +219,4 @@ def _ports(pod: Object) -> list[Object]:
     return [p for c in pod["containers"] for p in c.get("ports", [])]
 
 
-RULES = (kinds, selectors, services, disruption, rollout, scaling, network, routes, permissions, jobs)
+RULES = (kinds, selectors, services, disruption, rollout, scaling, network, permissions, jobs)

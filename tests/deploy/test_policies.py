@@ -6,9 +6,10 @@ from typing import Any
 import object_rules
 import pod_rules
 import pytest
+import route_rules
 from rendering import TARGETS, Manifests
 
-RULES = {rule.__name__: rule for rule in (*pod_rules.RULES, *object_rules.RULES)}
+RULES = {rule.__name__: rule for rule in (*pod_rules.RULES, *object_rules.RULES, *route_rules.RULES)}
 KEY = "nvidia.com/gpu"
 
 
@@ -179,12 +180,12 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Manifests], object]]] = {
     "no service or method": (GATEWAY, "routes", lambda m: match(m)["matches"][0].update(method={"type": "Exact"})),
     "a duration": (GATEWAY, "routes", lambda m: match(m).update(timeouts={"request": "1.5s"})),
     "a backend that is not there": (GATEWAY, "routes", lambda m: match(m)["backendRefs"][0].update(name="other")),
-    "no weight": (GATEWAY, "routes", lambda m: [b.update(weight=0) for b in match(m)["backendRefs"]]),
-    "a share for no canary": (GATEWAY, "routes", lambda m: match(m)["backendRefs"][1].update(weight=5)),
+    "no weight": (GATEWAY, "shares", lambda m: [b.update(weight=0) for b in match(m)["backendRefs"]]),
+    "a share for no canary": (GATEWAY, "shares", lambda m: match(m)["backendRefs"][1].update(weight=5)),
     "a canary without a service": (GATEWAY, "routes", lambda m: m.remove(m.one("Service", "triton-canary"))),
     "administration by the gateway": (
         GATEWAY,
-        "routes",
+        "administration",
         lambda m: match(m)["matches"][0]["method"].update(method="RepositoryModelLoad"),
     ),
     "latest image": (CPU, "images", lambda m: server(m).update(image="nvcr.io/nvidia/tritonserver:latest")),
