@@ -36,6 +36,15 @@ def test_readme_names_the_releases_that_are_checked():
     assert f"Kubernetes {RELEASES[0]} to {RELEASES[-1]}" in text
 
 
+@pytest.mark.parametrize("file", ["README.md", "observability/README.md"])
+def test_readme_applies_what_is_there(file):
+    deploy = FOLDER.parent
+    named = re.findall(r"-k deploy/(\S+)", (deploy / file).read_text())
+    assert named
+    for folder in named:
+        assert (deploy / folder / "kustomization.yaml").is_file(), folder
+
+
 def test_schemas_are_strict(manifests):
     for spoil in (lambda d: d["spec"].update(replica=2), lambda d: d["spec"].update(minReadySeconds="ten")):
         changed = manifests("overlays/cpu").one("Deployment")
@@ -74,6 +83,15 @@ def test_canary_is_behind_the_service_of_the_gateway_and_takes_nothing_along(man
     assert not beside.one("Service", "triton")["spec"]["selector"].items() <= labels.items()
     assert beside.one("NetworkPolicy")["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
     assert ("--grpc-use-ssl=true" in canary.server()["args"]) == ("--grpc-use-ssl=true" in beside.server()["args"])
+
+
+@pytest.mark.parametrize("place", ["", "-s3"])
+def test_rollback_is_the_release_but_for_where_it_goes(manifests, place):
+    there, back = (manifests(f"jobs/{name}{place}") for name in ("release", "rollback"))
+    arguments = back.one("Job")["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert arguments[1] == "--rollback"
+    arguments[1] = "$(VERSION)"
+    assert back == there
 
 
 @pytest.mark.parametrize(("target", "job"), [("tls-release", "release"), ("tls-load-test", "load-master")])
