@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 
 import pytest
 import yaml
@@ -97,6 +98,46 @@ def test_tools_hold_what_the_manifests_run(manifests):
                     assert (ROOT / f"{module}.py").is_file()
 
 
+def in_the_context(path: str) -> bool:
+    """As Docker reads .dockerignore: the last line that matches a path, or a folder above it, decides."""
+    kept = True
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        rule = line.removeprefix("!")
+        above = [path, *map(str, PurePosixPath(path).parents)]
+        anywhere = rule.removeprefix("**/")
+        if any(
+            fnmatchcase(p, rule) or (rule != anywhere and fnmatchcase(p.rpartition("/")[2], anywhere)) for p in above
+        ):
+            kept = line.startswith("!")
+    return kept
+
+
+def test_images_take_what_they_need_and_no_secret():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    needed = [*project["tool"]["setuptools"]["package-dir"].values(), *project["project"]["license-files"]]
+    needed += ["pyproject.toml", project["project"]["readme"], "constraints.txt", "loadtest/plans/cpu-2core.toml"]
+    for file in DOCKERFILES:
+        copies = [rest.split()[0] for word, rest in instructions(file) if word == "COPY" and "--from" not in rest]
+        needed += [c for c in copies if c != "."]
+    assert [n for n in needed if not in_the_context(n)] == []
+    secret = [
+        "admin.key",
+        "deploy/docker/.env",
+        "server.key",
+        "clients/admin.key",
+        "export/ca.pem",
+        ".git/config",
+        ".env",
+    ]
+    assert [n for n in [*secret, "model_repository", "mlruns", "tests", ".venv"] if in_the_context(n)] == []
+
+
+@pytest.mark.parametrize("name", ["admin.key", "server.key", "server.pem", "deploy/docker/.env"])
+def test_git_takes_no_secret(name):
+    done = subprocess.run(["git", "check-ignore", "--quiet", name], cwd=ROOT, check=False)
+    assert done.returncode == 0
+
+
 def test_compose_is_pinned_and_without_secrets_and_root():
     services = compose()["services"]
     for name, service in services.items():
@@ -112,8 +153,6 @@ def test_compose_is_pinned_and_without_secrets_and_root():
                 assert re.fullmatch(r"\$\{\w+:\?.*\}", value), f"{name}: {variable} has a value here"
         for other in service.get("depends_on", {}):
             assert other in services
-    ignored = (ROOT / ".gitignore").read_text().splitlines()
-    assert "/deploy/docker/.env" in ignored
 
 
 def test_compose_mounts_what_is_there_and_owns_its_volumes():
