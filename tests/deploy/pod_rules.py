@@ -13,6 +13,8 @@ QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d
 GPU = "nvidia.com/gpu"
 # gRPC's own pause between two looks at a name, and what the cluster's DNS keeps an answer for at most.
 ASK_AGAIN_S, DNS_KEEPS_S = 30, 30
+# What a restart by the liveness probe may take to end: nothing is left to drain.
+RESTART_S = 15
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 SERVER_FLAGS = (
     "--model-control-mode=explicit",
@@ -171,6 +173,8 @@ def probes(m: Manifests) -> Iterator[str]:
         yield f"the liveness probe ends before its inferences, which have {canary_requests.DEADLINE_S} s"
     if live["periodSeconds"] * live["failureThreshold"] < 60:
         yield "a busy pod would be killed in less than a minute"
+    if not 1 <= live.get("terminationGracePeriodSeconds", 0) <= RESTART_S:
+        yield f"a server that hangs would be drained first; expected to end within {RESTART_S} s"
     if ready["timeoutSeconds"] < 3:
         yield "a busy pod needs more than a second to answer"
 

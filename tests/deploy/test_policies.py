@@ -207,6 +207,11 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Manifests], object]]] = {
         "probes",
         lambda m: server(m).update(livenessProbe={"httpGet": {"path": "/v2/health/live", "port": 8000}}),
     ),
+    "drain before a restart": (
+        CPU,
+        "probes",
+        lambda m: server(m)["livenessProbe"].update(terminationGracePeriodSeconds=160),
+    ),
     "startup in a minute": (CPU, "probes", lambda m: server(m)["startupProbe"].update(failureThreshold=12)),
     "models that can be changed": (
         CPU,
@@ -274,6 +279,7 @@ PROMISES: dict[str, tuple[str | int, ...]] = {
     "startup probe": (*SERVER, "startupProbe"),
     "readiness probe": (*SERVER, "readinessProbe"),
     "liveness probe": (*SERVER, "livenessProbe"),
+    "quick restart": (*SERVER, "livenessProbe", "terminationGracePeriodSeconds"),
     "drain before the end": (*SERVER, "lifecycle"),
     "time to end": (*POD, "terminationGracePeriodSeconds"),
     "resources": (*SERVER, "resources"),
