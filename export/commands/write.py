@@ -85,7 +85,7 @@ def _warn_of_serving(repository: ModelRepository, model: str, version: int) -> N
     taken = [t for t in TARGETS if t not in state.promoted and state.served(t, precisions) == version]
     if taken and len(precisions) > 1:
         print(
-            f"{model}: nothing is promoted for {' and '.join(taken)}, so servers that start serve version {version} from "
-            f"now on; `rfserve-export promote {model} VERSION` says which one",
+            f"{model}: nothing is promoted for {' and '.join(taken)}, so servers that start serve version {version} "
+            f"from now on; `rfserve-export promote {model} VERSION` says which one",
             file=sys.stderr,
         )

@@ -16,6 +16,7 @@ from rfserve.export.spec.device import REFERENCES
 
 HEAD = "# Written by `rfserve-export observability --write deploy`; change the specs or the generator instead.\n"
 TRITON_PORT_NAME = "metrics"
+TRITON_NAMESPACE = "rfserve"
 TRITON_LABELS = {"app.kubernetes.io/name": "rfserve", "app.kubernetes.io/component": "triton"}
 LOCAL_TARGET = "127.0.0.1:8002"
 
@@ -66,12 +67,16 @@ def _pod_monitor(timing: Timing) -> dict[str, Any]:
         "kind": "PodMonitor",
         "metadata": {"name": "triton"},
         "spec": {
+            # It stands where Prometheus is, and would select pods there alone.
+            "namespaceSelector": {"matchNames": [TRITON_NAMESPACE]},
             "selector": {"matchLabels": TRITON_LABELS},
             "podMetricsEndpoints": [
                 {
                     "port": TRITON_PORT_NAME,
                     "interval": timing.scrape,
                     "relabelings": [
+                        # One that still copies its models has no port, and one that has ended none any more.
+                        {"sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Running", "action": "keep"},
                         {"targetLabel": "job", "replacement": JOB},
                         # An address may be another pod's tomorrow.
                         {"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"},

@@ -15,6 +15,8 @@ FAILING_SHARE = 0.01
 TAIL_SHARE = 0.5
 QUEUE_SHARE = 0.5
 OFTEN = 3
+# As the startup probe allows.
+START_S = 10 * MINUTE_S
 
 
 def records(timing: Timing) -> Group:
@@ -72,12 +74,13 @@ def _gone(timing: Timing) -> tuple[Alert, ...]:
     return (
         Alert(
             name="RfserveServerDown",
-            expression=f'up{{job="{JOB}"}} == 0',
+            # Ports open when the models are loaded: one that has just come is not down.
+            expression=f'up{{job="{JOB}"}} == 0\nand up{{job="{JOB}"}} offset {timing.text(START_S)}',
             holds_for=timing.text(2 * MINUTE_S),
             severity=Severity.PAGE,
             works_with=WorksWith.ANY,
             summary="{{ $labels.instance }} does not answer",
-            description="Prometheus cannot read its metrics.",
+            description=f"Prometheus cannot read its metrics, and has known it for over {timing.text(START_S)}.",
         ),
         Alert(
             name="RfserveNoServers",

@@ -235,6 +235,16 @@ CASES = [
         name="a server missed one scrape",
         changes={'up{instance="a",job="rfserve"}': f"1x18 0 1x{LONG}"},
     ),
+    Case(
+        name="a new server loads its models for nine minutes",
+        changes={'up{instance="c",job="rfserve"}': f"_x4 0x{LONG}"},
+        minutes=13,
+    ),
+    Case(
+        name="a new server does not come up",
+        changes={'up{instance="c",job="rfserve"}': f"_x4 0x{LONG}"},
+        **fires("RfserveServerDown"),
+    ),
     Case(name="no server at all", base={'up{job="other"}': always(1)}, **fires("RfserveNoServers")),
     Case(
         name="a model is dead",

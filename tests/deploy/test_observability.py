@@ -14,6 +14,7 @@ from rfserve.export.cli import main
 from rfserve.export.errors import ExportError
 from rfserve.export.observability.dashboard import dashboard
 from rfserve.export.observability.files import files, rule_groups
+from rfserve.export.observability.health_rules import START_S
 from rfserve.export.observability.rule import Alert
 from rfserve.export.observability.timing import Timing
 from rfserve.export.spec import DEVICES, MODELS
@@ -147,14 +148,31 @@ def test_manifests_render_and_hold_the_same_rules(kubectl, device):
 
 
 def test_pod_monitor_selects_the_pods_that_serve(kubectl):
-    monitor = render(kubectl, HOME / "kubernetes" / "cpu-2core")["PodMonitor", "triton"]["spec"]
-    served = render(kubectl, DEPLOY / "k8s" / "overlays" / "cpu")["Deployment", "triton"]["spec"]["template"]
+    watching = render(kubectl, HOME / "kubernetes" / "cpu-2core")
+    monitor = watching["PodMonitor", "triton"]["spec"]
+    serving = render(kubectl, DEPLOY / "k8s" / "overlays" / "cpu")
+    deployment = serving["Deployment", "triton"]
+    served = deployment["spec"]["template"]
+    assert monitor["namespaceSelector"] == {"matchNames": [deployment["metadata"]["namespace"]]}
+    # All of it stands where the NetworkPolicy lets Prometheus in from.
+    (peer,) = serving["NetworkPolicy", "triton"]["spec"]["ingress"][1]["from"]
+    there = peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+    assert {d["metadata"].get("namespace") for d in watching.values()} == {there}
     labels = served["metadata"]["labels"]
     assert monitor["selector"]["matchLabels"].items() <= labels.items()
     (container,) = [c for c in served["spec"]["containers"] if c["name"] == "triton"]
     endpoint = monitor["podMetricsEndpoints"][0]
     assert endpoint["port"] in {p["name"] for p in container["ports"]}
     assert {"targetLabel": "job", "replacement": "rfserve"} in endpoint["relabelings"]
+    # Pods that copy their models, or have ended, would count as down.
+    kept = {"sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Running", "action": "keep"}
+    assert kept in endpoint["relabelings"]
+
+
+def test_server_counts_as_down_no_sooner_than_its_startup_probe_gives_up(kubectl):
+    served = render(kubectl, DEPLOY / "k8s" / "overlays" / "cpu")["Deployment", "triton"]["spec"]["template"]["spec"]
+    probe = served["containers"][0]["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] <= START_S
 
 
 def test_one_host_has_the_same_rules_and_dashboard(tmp_path: Path):
