@@ -1,8 +1,8 @@
 """What an API server, or a person on call, would find wrong with how objects fit together, and schemas do not."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from rendering import Manifests, Object
+from rendering import Manifests, Object, ports, selects
 from route_rules import BESIDE
 
 # Each kind's only version that servers of every supported release have.
@@ -46,22 +46,22 @@ def selectors(m: Manifests) -> Iterator[str]:
     for item in m.of("Deployment"):
         template = item["spec"]["template"]
         for spread in template["spec"]["topologySpreadConstraints"]:
-            if not _selects(spread["labelSelector"]["matchLabels"], template["metadata"]["labels"]):
+            if not selects(spread["labelSelector"]["matchLabels"], template["metadata"]["labels"]):
                 yield f"a spread of {item['metadata']['name']} does not count its pods"
-        if not _selects(item["spec"]["selector"]["matchLabels"], template["metadata"]["labels"]):
+        if not selects(item["spec"]["selector"]["matchLabels"], template["metadata"]["labels"]):
             yield f"Deployment {item['metadata']['name']} does not select its pods"
     chosen = {f"Service {o['metadata']['name']}": o["spec"]["selector"] for o in _services_of_pods(m)}
     for kind, path in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
         chosen |= {f"{kind} {o['metadata']['name']}": o["spec"][path]["matchLabels"] for o in m.of(kind)}
     for what, selector in chosen.items():
-        if not any(_selects(selector, found) for found in labels):
+        if not any(selects(selector, found) for found in labels):
             yield f"{what} selects no pod"
 
 
 def services(m: Manifests) -> Iterator[str]:
     for item in m.of("Service"):
         spec = item["spec"]
-        there = {p["name"] for _, pod, found in m.pods() if _selects(spec["selector"], found) for p in _ports(pod)}
+        there = {p["name"] for _, pod, found in m.pods() if selects(spec["selector"], found) for p in ports(pod)}
         names = [p["name"] for p in spec["ports"]]
         if len(set(names)) != len(names):
             yield f"Service {item['metadata']['name']}: port names are not distinct: {names}"
@@ -83,7 +83,7 @@ def disruption(m: Manifests) -> Iterator[str]:
         if item["spec"].get("unhealthyPodEvictionPolicy") != "AlwaysAllow":
             yield "a pod that is broken anyway could keep a node from being drained"
     for item in m.of("Deployment"):
-        if not any(_selects(b["spec"]["selector"]["matchLabels"], _labels(item)) for b in m.of("PodDisruptionBudget")):
+        if not any(selects(b["spec"]["selector"]["matchLabels"], _labels(item)) for b in m.of("PodDisruptionBudget")):
             yield f"nothing bounds how many pods of {item['metadata']['name']} a drain may end at once"
 
 
@@ -101,8 +101,9 @@ def rollout(m: Manifests) -> Iterator[str]:
         if spec.get("progressDeadlineSeconds", 600) <= startup["periodSeconds"] * startup["failureThreshold"]:
             yield "a rollout counts as failed before its pods may have started"
         topology = {c["topologyKey"] for c in pod.get("topologySpreadConstraints", [])}
-        if "kubernetes.io/hostname" not in topology:
-            yield "all pods may be on one node"
+        # A single pod cannot be spread over zones.
+        if topology != {"kubernetes.io/hostname", "topology.kubernetes.io/zone"} and spec.get("replicas") != 1:
+            yield f"all pods may be on one node, or in one zone: they are spread over {sorted(topology)}"
 
 
 def scaling(m: Manifests) -> Iterator[str]:
@@ -121,45 +122,6 @@ def scaling(m: Manifests) -> Iterator[str]:
         yield "without Prometheus there is no number of pods"
     if any(m.of("ScaledObject")) and any(m.of("HorizontalPodAutoscaler")):
         yield "two autoscalers for one Deployment"
-
-
-def network(m: Manifests) -> Iterator[str]:
-    for item in m.of("NetworkPolicy"):
-        for rule in [*item["spec"].get("ingress", []), *item["spec"].get("egress", [])]:
-            for peer in [*rule.get("from", []), *rule.get("to", [])]:
-                if "ipBlock" in peer and len(peer) > 1:
-                    yield f"{item['metadata']['name']}: an ipBlock beside another selector"
-        chosen = [
-            p
-            for _, pod, found in m.pods()
-            if _selects(item["spec"]["podSelector"]["matchLabels"], found)
-            for p in _ports(pod)
-        ]
-        names = {p["name"] for p in chosen}
-        for port in (p["port"] for rule in item["spec"].get("ingress", []) for p in rule.get("ports", [])):
-            if isinstance(port, str) and port not in names:
-                yield f"{item['metadata']['name']}: no container has the port {port}"
-    if not any(o["metadata"]["name"] == "triton" for o in m.of("NetworkPolicy")):
-        if any(o["metadata"]["name"] == "triton" for o in m.of("Deployment")):
-            yield "everybody may come in"
-        return
-    spec = m.one("NetworkPolicy", "triton")["spec"]
-    if set(spec.get("policyTypes", [])) != {"Ingress", "Egress"}:
-        yield "nothing bounds what comes in, or what goes out"
-    here = {"kubernetes.io/metadata.name": "rfserve"}
-    monitoring = {"kubernetes.io/metadata.name": "monitoring"}
-    for who, namespace, labels, expected in (
-        ("a stranger", here, {}, set()),
-        ("a stranger elsewhere", {"kubernetes.io/metadata.name": "other"}, {"rfserve/client": "true"}, set()),
-        ("a client", here, {"rfserve/client": "true"}, {"grpc"}),
-        ("a client's namespace", {"rfserve/clients": "true"}, {}, {"grpc"}),
-        ("Prometheus", monitoring, {"app.kubernetes.io/name": "prometheus"}, {"metrics"}),
-        ("another pod beside Prometheus", monitoring, {}, set()),
-        ("the release", here, {"app.kubernetes.io/component": "release"}, {"grpc"}),
-    ):
-        admitted = _admitted(spec, namespace, labels, home=here)
-        if admitted != expected:
-            yield f"{who} reaches {sorted(admitted)}; expected {sorted(expected)}"
 
 
 def permissions(m: Manifests) -> Iterator[str]:
@@ -187,25 +149,6 @@ def jobs(m: Manifests) -> Iterator[str]:
             yield f"{item['metadata']['name']}: its verdict would be asked for again until it is another"
 
 
-def _admitted(spec: Object, namespace: Mapping[str, str], labels: Mapping[str, str], home: object) -> set[str]:
-    """The ports that a pod with these labels reaches, in a namespace with those."""
-    found: set[str] = set()
-    for rule in spec.get("ingress", []):
-        for peer in rule.get("from", [{}]):
-            from_there = (
-                _selects(peer["namespaceSelector"].get("matchLabels", {}), namespace)
-                if ("namespaceSelector" in peer)
-                else (not peer or namespace == home)
-            )
-            if from_there and _selects(peer.get("podSelector", {}).get("matchLabels", {}), labels):
-                found |= {p["port"] for p in rule.get("ports", [])} or {"every port"}
-    return found
-
-
-def _selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    return not selector.items() - labels.items()
-
-
 def _services_of_pods(m: Manifests) -> list[Object]:
     return [o for o in m.of("Service") if o["metadata"]["name"] not in BESIDE]
 
@@ -215,8 +158,4 @@ def _labels(item: Object) -> dict[str, str]:
     return found
 
 
-def _ports(pod: Object) -> list[Object]:
-    return [p for c in pod["containers"] for p in c.get("ports", [])]
-
-
-RULES = (kinds, selectors, services, disruption, rollout, scaling, network, permissions, jobs)
+RULES = (kinds, selectors, services, disruption, rollout, scaling, permissions, jobs)

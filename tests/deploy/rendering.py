@@ -25,6 +25,7 @@ FOLDERS = sorted(
     str(f.parent.relative_to(FOLDER)) for part in ("overlays", "jobs", "kserve") for f in (FOLDER / part).rglob(NAME)
 )
 TARGETS = (*FOLDERS, *COMPOSED)
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 WORKLOADS = ("Deployment", "Job")
 Object = dict[str, Any]
 
@@ -78,6 +79,14 @@ class Manifests(list[Object]):
 
     def serves(self) -> bool:
         return any(c["command"] == ["tritonserver"] for _, pod, _ in self.pods() for c in pod["containers"])
+
+
+def selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    return not selector.items() - labels.items()
+
+
+def ports(pod: Object) -> list[Object]:
+    return [p for c in pod["containers"] for p in c.get("ports", [])]
 
 
 def containers(pod: Object) -> list[Object]:

@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import network_rules
 import object_rules
 import pod_rules
 import pytest
 import route_rules
+import server_rules
 from rendering import TARGETS, Manifests
 
-RULES = {rule.__name__: rule for rule in (*pod_rules.RULES, *object_rules.RULES, *route_rules.RULES)}
+FILES = (pod_rules, server_rules, object_rules, network_rules, route_rules)
+RULES = {rule.__name__: rule for file in FILES for rule in file.RULES}
 KEY = "nvidia.com/gpu"
 
 
@@ -44,7 +47,7 @@ def match(m: Manifests) -> Any:
 
 
 CPU, GPU, GATEWAY, TLS, KEDA = "overlays/cpu", "overlays/gpu", "gateway", "tls", "keda"
-RELEASE, LOAD = "jobs/release", "jobs/load-test"
+RELEASE, LOAD, KSERVE = "jobs/release", "jobs/load-test", "kserve"
 # What a strict schema lets through, each with the rule that must find it.
 MISTAKES: dict[str, tuple[str, str, Callable[[Manifests], object]]] = {
     "selector of the deployment": (
@@ -176,6 +179,34 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Manifests], object]]] = {
         "network",
         lambda m: policy(m)["ingress"][2]["from"][0]["podSelector"]["matchLabels"].update(x="y"),
     ),
+    "Prometheus of every namespace": (
+        CPU,
+        "network",
+        lambda m: policy(m)["ingress"][1]["from"][0].update(namespaceSelector={}),
+    ),
+    "Prometheus of this namespace": (
+        CPU,
+        "network",
+        lambda m: policy(m)["ingress"][1]["from"][0].pop("namespaceSelector"),
+    ),
+    "no workers": (LOAD, "meeting_point", lambda m: m.one("NetworkPolicy")["spec"].update(ingress=[])),
+    "everybody a worker": (LOAD, "meeting_point", lambda m: m.one("NetworkPolicy")["spec"]["ingress"][0].pop("from")),
+    "a master for all": (LOAD, "meeting_point", lambda m: m.remove(m.one("NetworkPolicy"))),
+    "verifier of KServe with privileges": (
+        KSERVE,
+        "privileges",
+        lambda m: m.one("ClusterStorageContainer")["spec"]["container"].pop("securityContext"),
+    ),
+    "certificate that is not there": (
+        TLS,
+        "encryption",
+        lambda m: server(m)["volumeMounts"].remove(next(v for v in server(m)["volumeMounts"] if "cert" in v["name"])),
+    ),
+    "in the clear from the gateway": (
+        TLS,
+        "encryption",
+        lambda m: m.one("Service", "triton")["spec"]["ports"][0].update(appProtocol="kubernetes.io/h2c"),
+    ),
     "no policy": (CPU, "network", lambda m: m.remove(m.one("NetworkPolicy", "triton"))),
     "no service or method": (GATEWAY, "routes", lambda m: match(m)["matches"][0].update(method={"type": "Exact"})),
     "a duration": (GATEWAY, "routes", lambda m: match(m).update(timeouts={"request": "1.5s"})),
@@ -275,7 +306,6 @@ POD = ("Deployment", "spec", "template", "spec")
 SERVER = (*POD, "containers", 0)
 # Everything that the manifests promise, as the path of the field that keeps it.
 PROMISES: dict[str, tuple[str | int, ...]] = {
-    "explicit model control, restricted APIs, drain, flags": (*SERVER, "args"),
     "startup probe": (*SERVER, "startupProbe"),
     "readiness probe": (*SERVER, "readinessProbe"),
     "liveness probe": (*SERVER, "livenessProbe"),
@@ -288,6 +318,7 @@ PROMISES: dict[str, tuple[str | int, ...]] = {
     "shared memory is memory": (*POD, "volumes", -1, "emptyDir", "medium"),
     "not root": (*POD, "securityContext", "runAsNonRoot"),
     "user 1000": (*POD, "securityContext", "runAsUser"),
+    "group of the volumes": (*POD, "securityContext", "fsGroup"),
     "seccomp": (*POD, "securityContext", "seccompProfile"),
     "read-only root": (*SERVER, "securityContext", "readOnlyRootFilesystem"),
     "no capabilities": (*SERVER, "securityContext", "capabilities"),
@@ -295,7 +326,8 @@ PROMISES: dict[str, tuple[str | int, ...]] = {
     "of the verifier too": (*POD, "initContainers", 0, "securityContext", "capabilities"),
     "no token": (*POD, "automountServiceAccountToken"),
     "no variables of services": (*POD, "enableServiceLinks"),
-    "spread": (*POD, "topologySpreadConstraints", 1),
+    "spread over nodes": (*POD, "topologySpreadConstraints", 1),
+    "spread over zones": (*POD, "topologySpreadConstraints", 0),
     "verified models": (*POD, "initContainers", 0),
     "new versions": (*POD, "initContainers", 1),
     "admin key": (*SERVER, "env", 0),
@@ -327,9 +359,16 @@ def test_rule_finds_the_field_that_was_taken_away(manifests, promise, target):
         for step in path[:-1]:
             item = item[step]
         del item[path[-1]]
-    if promise.startswith("explicit"):
-        item["args"] = []
     assert any(_found(rule, changed) for rule in RULES.values()), promise
+
+
+@pytest.mark.parametrize("target", [CPU, GPU, TLS, "tls-canary", KSERVE])
+def test_rule_finds_every_flag_that_was_taken_away(manifests, target):
+    arguments = server(manifests(target))["args"]
+    for index, argument in enumerate(arguments):
+        changed = manifests(target)
+        del server(changed)["args"][index]
+        assert any(_found(rule, changed) for rule in RULES.values()), argument
 
 
 def _found(rule: Callable[[Manifests], Iterator[str]], changed: Manifests) -> bool:
