@@ -72,7 +72,7 @@ lint: setup .build/typed/rfserve
 
 # What can be said of the manifests without a server; `make test` does all of it, and starts what they describe.
 .PHONY: lint-deploy
-lint-deploy: setup
+lint-deploy: setup tools
 	$(BIN)/python -m pytest -q tests/deploy -m "not server"
 
 .PHONY: format
