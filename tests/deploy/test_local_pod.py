@@ -11,6 +11,8 @@ from pathlib import Path
 import local_pod
 import pytest
 
+from rfserve.export.commands import fetch
+
 pytestmark = [pytest.mark.server, pytest.mark.skipif(bool(local_pod.impossible()), reason=local_pod.impossible())]
 
 KEY = "of-the-administrator"
@@ -68,6 +70,18 @@ def test_init_container_refuses_a_changed_file(manifests, claim, tmp_path):
     done = made.init(made.specification["initContainers"][0])
     assert done.returncode == 1
     assert "heimdall_net/1 in /source/model_repository is not as it was published: model.onnx changed" in done.stderr
+
+
+def test_copier_ends_when_it_is_told_to(pod):
+    """A kubelet tells it when the server has ended, and kills it when the pod's time is over."""
+    caught = 1 << (signal.SIGTERM - 1)
+    with pod.running(pod.specification["initContainers"][1]) as found:
+        deadline = time.monotonic() + 60
+        while not int(found.status()["SigCgt"], 16) & caught:
+            assert time.monotonic() < deadline, found.log
+            time.sleep(0.1)
+        os.kill(found.pid, signal.SIGTERM)
+        assert found.process.wait(10) == fetch.TOLD_TO_END, found.log
 
 
 def test_server_runs_as_nobody_in_particular(running):

@@ -1,5 +1,6 @@
 """Every target, as kubectl renders it: strict schemas of every release that the README names, images, flags."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -83,6 +84,21 @@ def test_canary_is_behind_the_service_of_the_gateway_and_takes_nothing_along(man
     assert not beside.one("Service", "triton")["spec"]["selector"].items() <= labels.items()
     assert beside.one("NetworkPolicy")["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
     assert ("--grpc-use-ssl=true" in canary.server()["args"]) == ("--grpc-use-ssl=true" in beside.server()["args"])
+
+
+def test_readme_gives_calls_to_the_canary_and_takes_them_away(manifests):
+    text = (FOLDER.parent / "README.md").read_text()
+    changes = [json.loads(found) for found in re.findall(r"patch grpcroute triton --type=json -p '(.*)'", text)]
+    values = []
+    for (change,) in changes:
+        backend = manifests("gateway").one("GRPCRoute")
+        *place, field = change["path"].strip("/").split("/")
+        for step in place:
+            backend = backend[int(step) if step.isdigit() else step]
+        assert (change["op"], backend["name"], field) == ("replace", "triton-canary", "weight")
+        values.append(change["value"])
+    assert values[0] > 0
+    assert values[1:] == [0]
 
 
 @pytest.mark.parametrize("place", ["", "-s3"])
