@@ -19,9 +19,12 @@ from rfserve.clients.fix import Fix
 from rfserve.clients.watch import folder
 from rfserve.clients.watch.folder import Arrival, Rules
 from rfserve.clients.watch.journal import Journal
+from rfserve.clients.watch.leftovers import Leftovers
 from rfserve.clients.watch.watcher import Pace, Watcher
 
 STATE = "rfserve-fixes.jsonl"
+# Between two looks for what is never located, in times that files take to settle: such a look looks at everything.
+PATIENCE = 10
 
 
 def add_to(commands: Any) -> None:
@@ -70,10 +73,15 @@ def _watch(options: argparse.Namespace) -> int:
     ):
         if options.retry_failed and (forgotten := journal.forget_failed()):
             _warn(f"tries again {forgotten} events that failed")
-        for path in folder.loose(options.folder, rules)[:1]:
-            _warn(f"{path.name} and the like are no events; give each event a subfolder, or say --group")
+        patience_s = 0.0 if options.once else PATIENCE * options.settle_s
+        leftovers = Leftovers(options.folder, rules, journal, patience_s=patience_s, warn=_warn)
+
+        def scan() -> list[Arrival]:
+            leftovers.look()
+            return folder.scan(options.folder, rules, journal.has_fix)
+
         watcher = Watcher(
-            scan=lambda: folder.scan(options.folder, rules, journal.has_fix),
+            scan=scan,
             locate=_locator(options, client),
             journal=journal,
             pace=Pace(poll_s=options.poll_s, settle_s=options.settle_s),

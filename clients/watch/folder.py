@@ -2,13 +2,14 @@
 
 An event is a SigMF collection with what it lists, a SigMF archive, or a subfolder with the recordings of one event (or
 with collections or archives of its own). With a group rule, recordings directly in the folder are events too: those
-whose names give the rule's first group the same text. Names that begin with a dot belong to whoever copies.
+whose names give the rule's first group the same text. Names that begin with a dot belong to whoever copies, but
+`.NAME.suffix`, as rsync writes it, says that the recording NAME is on its way.
 """
 
 import fnmatch
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from rfserve.clients.stored_samples import Bytes
 
 # What copying and downloading programs call a file that is not whole yet.
 UNFINISHED = (".part", ".partial", ".filepart", ".tmp", ".crdownload")
+SIDE_FILES = (".json", ".toml")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ def scan(folder: Path, rules: Rules, done: Callable[[str], bool] = lambda _: Fal
     Those whose name is `done` are left out, and not looked into again.
     """
     try:
-        entries = [p for p in _visible(folder) if fnmatch.fnmatch(p.name, rules.pattern)]
+        entries = [p for p in _entries(folder) if fnmatch.fnmatch(_own_name(p), rules.pattern)]
         found: list[Arrival] = []
         for entry in entries:
             if entry.is_dir():
@@ -77,14 +79,23 @@ def scan(folder: Path, rules: Rules, done: Callable[[str], bool] = lambda _: Fal
     return sorted((a for a in found if not done(a.name)), key=lambda arrival: arrival.name)
 
 
-def loose(folder: Path, rules: Rules) -> list[Path]:
-    """Recordings directly in the folder that no rule takes and no collection lists."""
-    listed = {path for arrival in scan(folder, rules) for path in arrival.files}
-    return [p for p in _visible(folder) if p.is_file() and _is_recording(p) and p not in listed]
+def loose(folder: Path, arrivals: Iterable[Arrival]) -> list[Path]:
+    """Recordings directly in the folder that belong to none of its events."""
+    listed = {path for arrival in arrivals for path in arrival.files}
+    return [p for p in _entries(folder) if p.is_file() and _is_recording(p) and p not in listed]
 
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+def _entries(folder: Path) -> list[Path]:
+    """What is visible, and recordings that are on their way."""
+    return sorted(p for p in folder.iterdir() if not _own_name(p).startswith("."))
+
+
+def _own_name(path: Path) -> str:
+    """The name of a file; of a recording that is on its way, the one that it will have."""
+    own = path.stem.removeprefix(".")
+    # Hidden recordings, and their side files, are hidden on purpose.
+    whole = not path.name.startswith(".") or _is_recording(path) or path.suffix in SIDE_FILES
+    return own if _is_recording(Path(own)) and not whole else path.name
 
 
 def _is_recording(path: Path) -> bool:
@@ -96,7 +107,7 @@ def _subfolder(folder: Path, entry: Path, rules: Rules, done: Callable[[str], bo
     own = f"{entry.name}/"
     if done(own):
         return
-    files = [p for p in _visible(entry) if p.is_file()]
+    files = [p for p in _entries(entry) if p.is_file()]
     whole = [p for p in files if registry.COLLECTIONS.names(p) or registry.ARCHIVES.names(p)]
     for path in whole:
         name = str(path.relative_to(folder))
@@ -109,7 +120,7 @@ def _subfolder(folder: Path, entry: Path, rules: Rules, done: Callable[[str], bo
 def _groups(entries: list[Path], rules: Rules) -> Iterator[Arrival]:
     groups: dict[str, list[Path]] = {}
     for path in entries:
-        match = rules.group.search(path.name) if rules.group is not None and path.is_file() else None
+        match = rules.group.search(_own_name(path)) if rules.group is not None and path.is_file() else None
         if match is not None and match[1]:
             groups.setdefault(match[1], []).append(path)
     for name, files in groups.items():
@@ -134,6 +145,7 @@ def _of_one_file(name: str, path: Path) -> Arrival:
 def _of_recordings(name: str, files: list[Path], rules: Rules) -> Arrival:
     names = {p.name for p in files}
     missing = [p.name for p in files if p.name.lower().endswith(UNFINISHED)]
+    missing += [own for own in map(_own_name, files) if own not in names]
     recordings = []
     for path in files:
         if path.name.endswith((META, DATA)):
@@ -148,4 +160,4 @@ def _of_recordings(name: str, files: list[Path], rules: Rules) -> Arrival:
     lacking = rules.least_receivers - len(recordings)
     if lacking > 0 and not missing:
         missing.append(f"{lacking} more receivers")
-    return Arrival(name=name, recordings=tuple(recordings), files=tuple(files), missing=tuple(missing))
+    return Arrival(name=name, recordings=tuple(recordings), files=tuple(files), missing=tuple(dict.fromkeys(missing)))

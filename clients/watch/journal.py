@@ -23,7 +23,7 @@ class Journal:
         if sys.platform == "win32":
             raise ClientError("the journal needs POSIX file locks; run the watch under Linux, macOS or WSL")
         self.path = path
-        self._last: dict[str, dict[str, str]] = {}
+        self._last: dict[str, dict[str, Any]] = {}
         try:
             new = not path.exists()
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -42,8 +42,8 @@ class Journal:
         """Let another watcher have it."""
         os.close(self._file)
 
-    def last(self, event: str) -> dict[str, str] | None:
-        """The last outcome of an event, `fix` or `failed`, and the stamp of its files then."""
+    def last(self, event: str) -> dict[str, Any] | None:
+        """The last outcome of an event, `fix` or `failed`, and the stamp and number of its recordings then."""
         return self._last.get(event)
 
     def has_fix(self, event: str) -> bool:
@@ -72,7 +72,8 @@ class Journal:
         self._remember(line)
 
     def _remember(self, line: dict[str, Any]) -> None:
-        self._last[line["event"]] = {"outcome": line["outcome"], "stamp": line["stamp"]}
+        kept = {"outcome": line["outcome"], "stamp": line["stamp"], "recordings": line.get("recordings")}
+        self._last[line["event"]] = kept
 
     def _lock(self) -> None:
         try:

@@ -129,7 +129,8 @@ class Watcher:
             # Somebody still writes to it: what was read may be half of each.
             self._seen.pop(arrival.name, None)
             return True
-        line = {"event": arrival.name, "stamp": stamp, "at": utc_text(time.time_ns()), **fields}
+        known = {"event": arrival.name, "stamp": stamp, "recordings": len(arrival.recordings)}
+        line = {**known, "at": utc_text(time.time_ns()), **fields}
         self._journal.append(line)
         self._seen.pop(arrival.name, None)
         self._blamed.discard(arrival.name)

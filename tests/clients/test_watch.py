@@ -21,6 +21,7 @@ from rfserve.clients.synthetic_event import SyntheticEvent, write
 from rfserve.clients.watch import folder as watched
 from rfserve.clients.watch.folder import Rules
 from rfserve.clients.watch.journal import Journal
+from rfserve.clients.watch.leftovers import Leftovers
 from rfserve.clients.watch.watcher import MOST_SETBACKS, Pace, Watcher
 
 QUICK = ("--settle-s", "0.1", "--poll-s", "0.05", "--timeout-s", "2")
@@ -283,6 +284,29 @@ def test_subfolder_without_a_collection_is_an_event(inbox):
     assert scan(inbox, pattern="*2").keys() == {"e2/"}
 
 
+@pytest.mark.parametrize("late", [".b.cu8.Xy12aB", ".b.sigmf-data.Xy12aB", ".b.wav.part"])
+def test_recording_that_rsync_still_writes_is_waited_for(inbox, late):
+    import re
+
+    put(inbox / "e1", "a.cu8", "a.json", late)
+    put(inbox, "1_a.cu8", ".1_" + late[1:], "2_a.cu8")
+    rules = {"group": re.compile(r"^(\d)_"), "pattern": "*[e1-2]*"}
+    name = late[1:].rpartition(".")[0]
+    found = scan(inbox, **rules)
+    assert name in found["e1/"][1]
+    assert "1_" + name in found["1"][1]
+    assert found["2"] == (["2_a.cu8"], [])
+    # What a copy that was broken off has left does not hold up the event for ever.
+    if name == "b.cu8":
+        put(inbox / "e1", "b.cu8")
+        assert scan(inbox)["e1/"] == (["a.cu8", "b.cu8"], [])
+
+
+def test_hidden_files_that_are_no_copies_are_ignored(inbox):
+    put(inbox / "e1", "a.cu8", "a.json", "._a.cu8", "._a.cu8.json", ".b.cu8", ".b.cu8.json", ".notes.txt")
+    assert scan(inbox) == {"e1/": (["a.cu8"], [])}
+
+
 def test_group_rule_joins_recordings_by_name(inbox):
     import re
 
@@ -293,7 +317,7 @@ def test_group_rule_joins_recordings_by_name(inbox):
         "20200813T065220Z": 2,
         "20200813T070000Z": 1,
     }
-    assert len(watched.loose(inbox, Rules())) == 4
+    assert len(watched.loose(inbox, watched.scan(inbox, Rules()))) == 4
     with pytest.raises(ClientError, match="expected a group in it"):
         Rules(group=re.compile("x"))
 
@@ -308,6 +332,53 @@ def test_loose_recordings_are_pointed_out(inbox, serve, answer, capsys):
     put(inbox, "a.wav")
     assert main(["watch", str(inbox), "--once", "--url", serve(answer()).url, *QUICK]) == 0
     assert "a.wav and the like are no events" in capsys.readouterr().err
+
+
+def test_loose_recordings_that_come_later_are_pointed_out_once(inbox, watch, server_url):
+    process = watch(server_url)
+    time.sleep(0.5)
+    put(inbox, "late.wav")
+    assert process.stderr.readline().startswith("late.wav and the like are no events")
+    put(inbox, "later.wav")
+    time.sleep(2.5)
+    process.terminate()
+    assert process.communicate(timeout=10)[1] == ""
+
+
+def test_recordings_that_come_before_their_collection_are_not_loose(inbox, collection, journal):
+    told = []
+    leftovers = Leftovers(inbox, Rules(), journal, patience_s=1e-9, warn=told.append)
+    files = sorted(p for p in collection.parent.iterdir() if p.suffix.startswith(".sigmf"))
+    for path in sorted(files, key=lambda p: p.name.endswith("collection")):
+        shutil.copy(path, inbox)
+    (inbox / collection.name).rename(inbox / "later")
+    leftovers.look()
+    (inbox / "later").rename(inbox / collection.name)
+    leftovers.look()
+    (inbox / collection.name).rename(inbox / "later")
+    leftovers.look()
+    assert told == []
+    leftovers.look()
+    assert len(told) == 1
+
+
+def test_receiver_that_comes_after_the_fix_is_pointed_out_once(inbox, collection, watch, once, server_url):
+    process = watch(server_url)
+    event = inbox / "a"
+    event.mkdir()
+    for path in sorted(collection.parent.glob("*_R[123].*")):
+        shutil.copy(path, event)
+    until(lambda: located(inbox))
+    assert lines(inbox)[0]["recordings"] == 3
+    for path in collection.parent.glob("*_R4.*"):
+        shutil.copy(path, event)
+    told = "a/ was located without 1 of its recordings, which came later"
+    assert process.stderr.readline().startswith(told)
+    time.sleep(2.5)
+    process.terminate()
+    assert process.communicate(timeout=10)[1] == ""
+    code, out, err = once(server_url)
+    assert (code, out, err.startswith(told), len(lines(inbox))) == (0, "", True, 1)
 
 
 @pytest.fixture
