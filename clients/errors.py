@@ -17,7 +17,7 @@ RfserveError
         ├── ServerUnavailable     nothing answers there
         ├── DeadlineExceeded      no answer in time
         ├── Overloaded            the server's queue is full, or the request waited too long in it
-        ├── ModelUnavailable      no such model or version, or it is not ready
+        ├── ModelUnavailable      no such model or version, or it is not ready, or its process died
         ├── RequestRejected       the server refused the request
         └── InvalidAnswer         the answer is no position
 """
@@ -91,7 +91,7 @@ class Overloaded(RequestError):
 
 
 class ModelUnavailable(RequestError):
-    """No such model or version, or it is not ready."""
+    """No such model or version, or it is not ready, or its process died."""
 
 
 class RequestRejected(RequestError):
@@ -103,6 +103,8 @@ class InvalidAnswer(RequestError):
 
 
 MODEL_TEXTS = ("unknown model", "is not ready", "is not at ready state", "no available versions")
+# Triton says so of a model whose process died, with the status of any failure.
+DEAD_TEXT = "is not healthy"
 RESTRICTED_TEXT = "protocol is restricted"
 
 BY_STATUS: dict[str, tuple[type[RequestError], str]] = {
@@ -123,6 +125,8 @@ def from_status(status: str, text: str, *, url: str, model: str) -> RequestError
         kind, remedy = Overloaded, "send less, or add replicas"
     elif any(t in text for t in MODEL_TEXTS):
         kind, remedy = BY_STATUS["NOT_FOUND"]
+    elif DEAD_TEXT in text:
+        kind, remedy = ModelUnavailable, "its process died: the server's watchdog mends it, ask again in some seconds"
     elif RESTRICTED_TEXT in text:
         kind, remedy = RequestRejected, "this call needs the administrator's key"
     else:

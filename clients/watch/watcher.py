@@ -9,11 +9,10 @@ from typing import Any
 
 from rfserve.clients.errors import (
     ClientError,
-    DeadlineExceeded,
     InvalidAnswer,
+    Overloaded,
     RequestError,
     RequestRejected,
-    ServerUnavailable,
 )
 from rfserve.clients.outputs.report import utc_text
 from rfserve.clients.watch.folder import Arrival
@@ -145,7 +144,8 @@ class Watcher:
         if self._away is None:
             self._warn(f"{arrival.name} waits: {error}")
         self._away = str(error)
-        if isinstance(error, ServerUnavailable | DeadlineExceeded):
+        # The event itself may be what ends the server, or the model's process; nobody dies of a full queue.
+        if not isinstance(error, Overloaded):
             self._blamed.add(arrival.name)
 
     def _is_back(self) -> None:

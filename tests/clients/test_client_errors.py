@@ -135,6 +135,16 @@ def test_call_is_not_repeated_when_that_cannot_help(call, serve, refuse, observe
     assert isinstance(caught.value.__cause__, InferenceServerException)
 
 
+def test_call_goes_to_another_server_when_the_process_of_its_model_died(call, serve, refuse, answer, observe):
+    dead = serve(refuse(grpc.StatusCode.INTERNAL, "Stub process 'heimdall_net_0_1' is not healthy."))
+    well = serve(answer())
+    for _ in range(2):
+        assert call([dead.url, well.url], "locate", [observe()], timeout_s=5.0).model_version == "3"
+    assert len(dead.requests) >= 1
+    with pytest.raises(ModelUnavailable, match="the server's watchdog mends it"):
+        call(dead.url, "locate", [observe()], timeout_s=5.0)
+
+
 def test_deadline_ends_a_call_that_gets_no_answer(call, serve, observe):
     release = threading.Event()
 

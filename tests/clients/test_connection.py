@@ -98,7 +98,8 @@ def test_tls_is_refused_when_files_are_missing(tmp_path):
         ("StatusCode.UNAVAILABLE", "This protocol is restricted, expecting header 'x'", RequestRejected),
         ("StatusCode.INVALID_ARGUMENT", "unexpected shape", RequestRejected),
         ("StatusCode.INVALID_ARGUMENT", "input 'iq' not found in request", RequestRejected),
-        ("StatusCode.INTERNAL", "Stub process is not healthy", RequestRejected),
+        ("StatusCode.INTERNAL", "Stub process 'heimdall_net_0_1' is not healthy.", ModelUnavailable),
+        ("StatusCode.INTERNAL", "it broke", RequestRejected),
         ("None", "anything", RequestRejected),
     ],
 )

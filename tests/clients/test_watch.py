@@ -16,7 +16,7 @@ import pytest
 from ports import free_port
 
 from rfserve.clients.cli import main
-from rfserve.clients.errors import ClientError, RecordingError, ServerUnavailable
+from rfserve.clients.errors import ClientError, ModelUnavailable, RecordingError, ServerUnavailable
 from rfserve.clients.synthetic_event import SyntheticEvent, write
 from rfserve.clients.watch import folder as watched
 from rfserve.clients.watch.folder import Rules
@@ -225,6 +225,7 @@ def test_bad_event_is_noted_with_its_reason_and_tried_again_when_it_changes(inbo
     [
         (grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape", False),
         (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size", True),
+        (grpc.StatusCode.INTERNAL, "Stub process 'heimdall_net_0_1' is not healthy.", True),
         (grpc.StatusCode.UNAVAILABLE, "Request for unknown model: 'locate' is not found", True),
     ],
 )
@@ -449,7 +450,8 @@ def watcher(inbox, journal, locate, **given):
     )
 
 
-def test_event_that_the_server_dies_at_does_not_hold_up_the_others_for_ever(inbox, journal):
+@pytest.mark.parametrize("error", [ServerUnavailable, ModelUnavailable])
+def test_event_that_the_server_dies_at_does_not_hold_up_the_others_for_ever(inbox, journal, error):
     put(inbox / "a-poison", "x.cu8")
     stop = threading.Event()
     asked = Counter()
@@ -457,7 +459,7 @@ def test_event_that_the_server_dies_at_does_not_hold_up_the_others_for_ever(inbo
     def locate(arrival, stamp):
         asked[arrival.name] += 1
         if arrival.name == "a-poison/":
-            raise ServerUnavailable("it went away")
+            raise error("it went away")
         return {"fix": {}}
 
     watch = watcher(inbox, journal, locate)
