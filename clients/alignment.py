@@ -47,11 +47,8 @@ def align(
         screen.require(1)
         ((place, only),) = given.items()
         return screen.event({place: _cut(only, round(start_s * only.sample_rate_hz), samples)})
-    left = screen.keep(given, receiver_checks.duplicates(given))
-    left = screen.keep(left, receiver_checks.clocks(left))
-    left = screen.keep(left, receiver_checks.tuning(left))
-    left = screen.keep(left, receiver_checks.swapped(left))
-    left = screen.keep(left, receiver_checks.skew(left, skew_limit_s))
+    left = screen.keep(given, receiver_checks.stamps(given))
+    left = receiver_checks.of_one_event(left, screen, skew_limit_s=skew_limit_s)
     shared = _Shared(left, start_s)
     while shared.samples < samples.minimum:
         if not screen.is_tolerant or len(left) == 1:

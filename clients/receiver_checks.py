@@ -1,9 +1,13 @@
-"""What can be wrong with a receiver only beside the others of its event; each check gives a failure for each place."""
+"""What can be wrong with a receiver only beside the others of its event; each check gives a failure for each place.
+
+`of_one_event` is all of them, for recordings before they are cut and for observations before they are sent.
+"""
 
 import statistics
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -17,6 +21,7 @@ from rfserve.clients.errors import (
     TuningDiffers,
     UnknownReceiver,
 )
+from rfserve.clients.event import Screen
 from rfserve.clients.geodesy import distance_m
 from rfserve.clients.observation import UNNAMED, Observation
 
@@ -57,33 +62,56 @@ class Tuned(Placed, Protocol):
     def clock_locked(self) -> bool: ...  # noqa: D102
 
 
+Receiver = TypeVar("Receiver", bound=Tuned)
+
+
+def of_one_event(
+    receivers: Mapping[int, Receiver], screen: Screen, *, skew_limit_s: float = SKEW_LIMIT_S
+) -> dict[int, Receiver]:
+    """Those that may be located together; `screen` decides what becomes of the others. A single one always may."""
+    left = screen.keep(receivers, duplicates(receivers))
+    if len(receivers) > 1:
+        for check in (clocks, tuning, swapped, partial(skew, limit_s=skew_limit_s)):
+            left = screen.keep(left, check(left))
+    return left
+
+
+def stamps(receivers: Mapping[int, Tuned]) -> Failures:
+    """`NotSimultaneous` without a time stamp, which observations that were cut elsewhere need not have."""
+    return {
+        place: NotSimultaneous(
+            f"{r.name}: no core:datetime, so no common instant can be found; add it, or leave it out"
+        )
+        for place, r in receivers.items()
+        if r.start_ns is None
+    }
+
+
 def clocks(receivers: Mapping[int, Tuned]) -> Failures:
-    """`NotSimultaneous` without a time stamp, `ClockNotLocked` with one that its receiver does not vouch for."""
-    found: Failures = {}
-    for place, r in receivers.items():
-        if r.start_ns is None:
-            found[place] = NotSimultaneous(
-                f"{r.name}: no core:datetime, so no common instant can be found; add it, or leave it out"
-            )
-        elif not r.clock_locked:
-            found[place] = ClockNotLocked(
-                f"{r.name}: the receiver had no GNSS fix, or its time is a computer's, so its time stamps are not good "
-                "to a sample; leave it out"
-            )
-    return found
+    """`ClockNotLocked` for a time stamp that its receiver does not vouch for."""
+    return {
+        place: ClockNotLocked(
+            f"{_called(place, r)}: the receiver had no GNSS fix, or its time is a computer's, so its time stamps are "
+            "not good to a sample; leave it out"
+        )
+        for place, r in receivers.items()
+        if r.start_ns is not None and not r.clock_locked
+    }
 
 
 def skew(receivers: Mapping[int, Tuned], limit_s: float) -> Failures:
     """`ClockSkew` for a start that is farther than `limit_s` from the median of all."""
     starts = {place: r.start_ns for place, r in receivers.items() if r.start_ns is not None}
+    if not starts:
+        return {}
     median = statistics.median_low(starts.values())
     found: Failures = {}
     for place, start in starts.items():
         off_s = (start - median) / 1e9
         if abs(off_s) > limit_s:
             found[place] = ClockSkew(
-                f"{receivers[place].name} starts {off_s:+.3f} s from the median of the receivers; expected within "
-                f"{limit_s:g} s: is its clock right (GPS time is 18 s ahead of UTC), or is it another event's?"
+                f"{_called(place, receivers[place])} starts {off_s:+.3f} s from the median of the receivers; expected "
+                f"within {limit_s:g} s: is its clock right (GPS time is 18 s ahead of UTC), or is it another event's?"
             )
     return found
 
@@ -97,17 +125,18 @@ def tuning(receivers: Mapping[int, Tuned]) -> Failures:
         return sum(count for other, count in settings.items() if _agree(setting, other))
 
     usual = max(settings, key=agreeing)
-    first = next(r for r in receivers.values() if (r.center_frequency_hz, r.sample_rate_hz) == usual)
+    at, first = next((p, r) for p, r in receivers.items() if (r.center_frequency_hz, r.sample_rate_hz) == usual)
+    one = _called(at, first)
     for place, other in receivers.items():
         if abs(other.center_frequency_hz - first.center_frequency_hz) > FREQUENCY_TOLERANCE_HZ:
             found[place] = TuningDiffers(
-                f"{first.name} is tuned to {first.center_frequency_hz:g} Hz, {other.name} to "
+                f"{one} is tuned to {first.center_frequency_hz:g} Hz, {_called(place, other)} to "
                 f"{other.center_frequency_hz:g} Hz; expected one centre frequency"
             )
         elif not _agree(usual, (other.center_frequency_hz, other.sample_rate_hz)):
             found[place] = TuningDiffers(
-                f"{first.name} has {first.sample_rate_hz:g} samples/s, {other.name} {other.sample_rate_hz:g}; expected "
-                "one rate: resample first"
+                f"{one} has {first.sample_rate_hz:g} samples/s, {_called(place, other)} {other.sample_rate_hz:g}; "
+                "expected one rate: resample first"
             )
     return found
 
@@ -161,6 +190,10 @@ def unknown(receivers: Mapping[int, Observation], known: Collection[int], whose:
                 f"{r.name}: got receiver id {receiver_id} ({origin}); expected {_listed(known)}, which {whose}"
             )
     return found
+
+
+def _called(place: int, r: Placed) -> str:
+    return f"{r.name} (number {place + 1})" if r.name == UNNAMED else r.name
 
 
 def _agree(one: tuple[float, float], other: tuple[float, float]) -> bool:

@@ -56,8 +56,7 @@ def _screen(event: Sequence[Observation], known: Collection[int] | None, screen:
     for dropped in before:
         screen.remember(dropped)
     receivers = dict(zip(screen.places(len(event)), event, strict=True))
-    receivers = screen.keep(receivers, receiver_checks.duplicates(receivers))
-    receivers = screen.keep(receivers, receiver_checks.swapped(receivers))
+    receivers = receiver_checks.of_one_event(receivers, screen)
     if known is not None:
         whose = "are those that the client was told the network knows"
         receivers = screen.keep(receivers, receiver_checks.unknown(receivers, known, whose))

@@ -161,6 +161,29 @@ def test_ids_are_refused_when_the_network_cannot_tell_by_them(observe, ids, know
         Question("locate", [event], None, known_receivers=known)
 
 
+@pytest.mark.parametrize(
+    ("given", "kind", "text"),
+    [
+        ({"center_frequency_hz": 900e6}, TuningDiffers, r"receiver \(number 3\) to 9e\+08 Hz"),
+        ({"sample_rate_hz": 2e6}, TuningDiffers, r"receiver \(number 3\) 2e\+06"),
+        ({"start_ns": START_NS + 3_600_000_000_000}, ClockSkew, r"receiver \(number 3\) starts \+3600\.000 s"),
+        ({"start_ns": START_NS, "clock_locked": False}, ClockNotLocked, r"receiver \(number 3\): .* no GNSS fix"),
+    ],
+)
+def test_observations_that_a_program_made_are_checked_beside_each_other(observe, given, kind, text):
+    event = [observe(start_ns=START_NS, latitude_deg=45.0 + i) for i in range(2)]
+    bad = observe(**({"latitude_deg": 47.0} | given))
+    with pytest.raises(kind, match=text):
+        Question("locate", [[*event, bad]], None)
+    question = Question("locate", [[*event, bad]], None, minimum_receivers=2)
+    assert question.arrays["mask"].sum() == 2
+
+
+def test_observations_need_no_time_and_one_alone_needs_no_lock(observe):
+    Question("locate", [[observe(latitude_deg=45.0 + i, clock_locked=False) for i in range(3)]], None)
+    Question("locate", [[observe(clock_locked=False, start_ns=START_NS)]], None)
+
+
 def test_fix_says_who_was_left_out_before_and_by_the_client(serve, answer, observe, record):
     recordings = [record(i) for i in range(5)]
     recordings[1] = record(1, clock_locked=False)
