@@ -2,12 +2,14 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rfserve.clients.errors import InvalidAnswer
 from rfserve.clients.event import Dropped
 from rfserve.clients.geodesy import cut_at_antimeridian, metres_per_degree
+from rfserve.clients.plain_text import one_line
 
 RING_POINTS = 72
 
@@ -26,8 +28,9 @@ class Fix:
     """A position in degrees (WGS 84) and its standard deviations in metres.
 
     The server answers in FP32: latitude and longitude come in steps of 0.4 m to 0.8 m (and up to 1.7 m beyond 128° of
-    longitude). `timings_ms` holds how long each part took, `dropped` the receivers that were left out, and why,
-    `doubt` why the fix should not be trusted, empty when nothing says so.
+    longitude). `timings_ms` holds how long each part took. `receivers` are those that it was made from, `start_utc` is
+    when they took the first sample (RFC 3339, empty when no recording says), `dropped` the receivers that were left
+    out, and why, `doubt` why the fix should not be trusted, empty when nothing says so.
     `InvalidAnswer` when it is not a place on Earth.
     """
 
@@ -39,6 +42,8 @@ class Fix:
     model_version: str
     request_id: str = ""
     timings_ms: dict[str, float] = field(default_factory=dict)
+    receivers: tuple[str, ...] = ()
+    start_utc: str = ""
     dropped: tuple[Dropped, ...] = ()
     doubt: str = ""
 
@@ -108,9 +113,21 @@ class Fix:
         ]
         return {"type": "FeatureCollection", "features": features}
 
+    @property
+    def caveats(self) -> list[tuple[str, str]]:
+        """What whoever uses the fix has to know: `left out` with receiver and reason, `doubtful` with the reason."""
+        left_out = [("left out", one_line(f"{d.name}: {d.reason}")) for d in self.dropped]
+        return [*left_out, *([("doubtful", one_line(self.doubt))] if self.doubt else [])]
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Fix":
+        """What `to_dict` made into that."""
+        lists = {"receivers": tuple(content["receivers"]), "dropped": tuple(Dropped(**d) for d in content["dropped"])}
+        return cls(**{**content, **lists})
 
     def to_json(self) -> str:
         """One JSON object."""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from rfserve.clients.geodesy import Point, distance_m
 from rfserve.clients.map_drawing import NARROW, WIDE, close_ups, confidences, draw, everything
 from rfserve.clients.map_frame import length_text
-from rfserve.clients.outputs.report import Report, utc_text
+from rfserve.clients.outputs.report import Report
+from rfserve.clients.plain_text import utc_text
 
 STYLE = """
 :root{color-scheme:light dark;--text:#1d2733;--faint:#5b6a79;--page:#f4f6f8;--card:#fff;--edge:#d5dce3;
@@ -53,7 +54,7 @@ def render(report: Report) -> str:
         f"{length_text(shape.semi_east_m)} east · {html.escape(fix.model)} version {html.escape(fix.model_version)}"
         + ("" if report.start_ns is None else f" · received {utc_text(report.start_ns)}")
         + "</p>",
-        f'<p class="note">{html.escape(report.note)}</p>' if report.note else "",
+        *(f'<p class="note">{html.escape(remark)}</p>' for remark in report.remarks),
         _maps(report, "map of the fix", everything(report)),
         _legend(report),
     ]

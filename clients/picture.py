@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import textwrap
 
 from rfserve.clients.errors import ClientError
 from rfserve.clients.map_drawing import WIDE, confidences, everything, one_spot, scale_box
@@ -11,6 +12,8 @@ from rfserve.clients.outputs.report import Report
 
 DOTS_PER_INCH = 150
 ALIGNMENTS = {"start": "left", "middle": "center", "end": "right"}
+# Of a line over the whole picture.
+REMARK_LETTERS = 110
 FIX, RECEIVER, TRUTH = "#d6431a", "#17648d", "#2a7f3f"
 
 
@@ -59,8 +62,8 @@ def render(report: Report) -> bytes:
     axes.plot([WIDE.width - 16 - pixels, WIDE.width - 16], [WIDE.height - 30] * 2, color="#1d2733", linewidth=1.6)
     axes.text(WIDE.width - 16, WIDE.height - 38, words, fontsize=8, ha="right")
     axes.legend(loc="best", fontsize=7, framealpha=0.9)
-    if report.note:
-        axes.text(10, 20, report.note, fontsize=9, fontweight="bold", parse_math=False)
+    for row, line in enumerate(line for remark in report.remarks for line in textwrap.wrap(remark, REMARK_LETTERS)):
+        axes.text(10, 20 + 14 * row, line, fontsize=9, fontweight="bold", parse_math=False)
     file = io.BytesIO()
     FigureCanvasAgg(figure).print_png(file)
     return file.getvalue()

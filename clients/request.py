@@ -14,6 +14,7 @@ from rfserve.clients.errors import EventError, InvalidAnswer
 from rfserve.clients.event import Event, Screen
 from rfserve.clients.fix import Fix
 from rfserve.clients.observation import Observation
+from rfserve.clients.plain_text import utc_text
 from rfserve.export.spec import ENSEMBLES, EnsembleSpec, TensorError, TensorSpec, find
 from rfserve.export.spec.tensor import Array
 
@@ -34,7 +35,7 @@ class Question:
         self.model = model
         self.request_id = request_id or uuid.uuid4().hex
         screened = [_screen(event, known_receivers, Screen(minimum_receivers)) for event in events]
-        self._dropped = [event.dropped for event in screened]
+        self._known = [_known(event) for event in screened]
         self._places = [[(o.latitude_deg, o.longitude_deg) for o in event] for event in screened]
         self.arrays = tensors(ensemble(model), screened)
         self._made = time.perf_counter()
@@ -45,9 +46,19 @@ class Question:
         timings = {"prepare": self._prepare_ms, "round_trip": 1e3 * (time.perf_counter() - self._made)}
         found = fixes(answer, model=self.model, version=version, request_id=self.request_id, timings_ms=timings)
         return [
-            replace(fix, dropped=dropped, doubt=doubt(fix, places))
-            for fix, dropped, places in zip(found, self._dropped, self._places, strict=True)
+            replace(fix, **known, doubt=doubt(fix, places))
+            for fix, known, places in zip(found, self._known, self._places, strict=True)
         ]
+
+
+def _known(event: Event) -> dict[str, Any]:
+    """What a fix says of the event that it was made from."""
+    start_ns = min((o.start_ns for o in event if o.start_ns is not None), default=None)
+    return {
+        "receivers": tuple(o.name for o in event),
+        "start_utc": "" if start_ns is None else utc_text(start_ns, 9),
+        "dropped": event.dropped,
+    }
 
 
 def _screen(event: Sequence[Observation], known: Collection[int] | None, screen: Screen) -> Event:

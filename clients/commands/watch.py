@@ -16,6 +16,7 @@ from typing import Any
 from rfserve.clients.commands import event_options, server_options
 from rfserve.clients.errors import ClientError
 from rfserve.clients.fix import Fix
+from rfserve.clients.plain_text import one_line
 from rfserve.clients.watch import folder
 from rfserve.clients.watch.folder import Arrival, Rules
 from rfserve.clients.watch.journal import Journal
@@ -107,7 +108,7 @@ def _locator(options: argparse.Namespace, client: server_options.Client) -> Call
         # The same event asked again, after a crash, is the same request.
         request_id = hashlib.sha256(f"{arrival.name}\0{stamp}".encode(errors="replace")).hexdigest()[:32]
         fix = client.locate(observations, request_id=request_id)
-        return {"receivers": [o.name for o in observations], "fix": fix.to_dict()}
+        return {"fix": fix.to_dict()}
 
     return locate
 
@@ -117,15 +118,17 @@ def _tell(options: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
         if options.output == "jsonl":
             text = json.dumps(line)
         elif line["outcome"] == "fix":
-            fix = Fix(**line["fix"])
+            fix = Fix.from_dict(line["fix"])
             shape = fix.ellipse(options.confidence)
             text = (
                 f"{line['at']} {line['event']}: {fix.latitude_deg:.6f}°, {fix.longitude_deg:.6f}°  "
                 f"{options.confidence:.0%} ellipse {shape.semi_north_m:.0f} m north, {shape.semi_east_m:.0f} m east  "
-                f"{len(line['receivers'])} receivers  {fix.model} version {fix.model_version}"
+                f"{len(fix.receivers)} receivers  {fix.model} version {fix.model_version}"
+                f"{f'  received {fix.start_utc}' if fix.start_utc else ''}"
             )
+            text = "  ".join([text, *(f"{what}: {why}" for what, why in fix.caveats)])
         else:
-            text = f"{line['at']} {line['event']}: failed: {' '.join(line['reason'].split())}"
+            text = f"{line['at']} {line['event']}: failed: {one_line(line['reason'])}"
         print(text, flush=True)
 
     return tell
@@ -133,7 +136,7 @@ def _tell(options: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
 
 def _warn(text: str) -> None:
     # What gRPC says may have several lines.
-    print(" ".join(text.split()), file=sys.stderr, flush=True)
+    print(one_line(text), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
 from rfserve.clients.geodesy import cut_at_antimeridian
-from rfserve.clients.outputs.report import Report, utc_text
+from rfserve.clients.outputs.report import Report
 from rfserve.clients.outputs.xml_tree import add, document
+from rfserve.clients.plain_text import utc_text
 
 NAMESPACE = "http://www.opengis.net/kml/2.2"
 # KML writes colours as alpha, blue, green, red.
@@ -18,8 +19,8 @@ def render(report: Report) -> str:
     page = add(root, "Document")
     fix = report.fix
     add(page, "name", f"rfserve fix {fix.request_id}".rstrip())
-    if report.note:
-        add(page, "description", report.note)
+    if report.remarks:
+        add(page, "description", "\n".join(report.remarks))
     for name, colour in STYLES.items():
         style = add(page, "Style", id=name)
         add(add(style, "IconStyle"), "color", colour)
@@ -50,6 +51,9 @@ def _details(report: Report) -> dict[str, str]:
         "model": fix.model,
         "model_version": fix.model_version,
         "request_id": fix.request_id,
+        "receivers": ", ".join(report.names),
+        "dropped": "; ".join(f"{d.name}: {d.reason}" for d in fix.dropped),
+        "doubt": fix.doubt,
     }
 
 

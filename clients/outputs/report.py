@@ -3,10 +3,10 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from rfserve.clients.fix import Fix
 from rfserve.clients.observation import Observation
+from rfserve.clients.plain_text import one_line
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,11 +28,9 @@ class Report:
     @property
     def names(self) -> list[str]:
         """The receivers' names on one line, without what a terminal or a spreadsheet would obey."""
-        shown = ("".join(c if c.isprintable() else " " for c in o.name) for o in self.observations)
-        return [" ".join(name.split()) for name in shown]
+        return [one_line(o.name) for o in self.observations]
 
-
-def utc_text(at_ns: int, digits: int = 3) -> str:
-    """A time in ns since 1970 as RFC 3339 in UTC; what `digits` leaves out is cut, not rounded."""
-    whole = datetime.fromtimestamp(at_ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{whole}.{at_ns % 1_000_000_000:09d}"[: len(whole) + 1 + digits] + "Z"
+    @property
+    def remarks(self) -> list[str]:
+        """The note, and what whoever uses the fix has to know of it, each on a line of its own."""
+        return [*([self.note] if self.note else []), *(f"{what}: {why}" for what, why in self.fix.caveats)]

@@ -4,7 +4,8 @@ import csv
 import io
 
 from rfserve.clients.geodesy import distance_m
-from rfserve.clients.outputs.report import Report, utc_text
+from rfserve.clients.outputs.report import Report
+from rfserve.clients.plain_text import utc_text
 
 
 def render(report: Report) -> str:
@@ -40,5 +41,6 @@ def columns(report: Report) -> dict[str, str]:
         "model_version": fix.model_version,
         "request_id": fix.request_id,
         "round_trip_ms": "" if "round_trip" not in fix.timings_ms else f"{fix.timings_ms['round_trip']:.3f}",
+        "dropped": "; ".join(why for what, why in fix.caveats if what == "left out"),
         "doubt": fix.doubt,
     }

@@ -2,6 +2,7 @@
 
 from rfserve.clients.geodesy import distance_m
 from rfserve.clients.outputs.report import Report
+from rfserve.clients.plain_text import utc_text
 
 
 def render(report: Report) -> str:
@@ -14,8 +15,8 @@ def render(report: Report) -> str:
         f"sigma      {fix.sigma_north_m:.1f} m north, {fix.sigma_east_m:.1f} m east",
         f"ellipse    {shape.semi_north_m:.1f} m north, {shape.semi_east_m:.1f} m east at {report.confidence:.0%}",
         f"receivers  {', '.join(report.names)}",
-        *(f"left out   {d.name}: {d.reason}" for d in fix.dropped),
-        *([f"doubtful   {fix.doubt}"] if fix.doubt else []),
+        *([] if report.start_ns is None else [f"received   {utc_text(report.start_ns)}"]),
+        *(f"{what:<10} {why}" for what, why in fix.caveats),
         f"model      {fix.model} version {fix.model_version}",
         f"took       {timings}",
     ]

@@ -14,7 +14,7 @@ from rfserve.clients.errors import (
     RequestError,
     RequestRejected,
 )
-from rfserve.clients.outputs.report import utc_text
+from rfserve.clients.plain_text import utc_text
 from rfserve.clients.watch.folder import Arrival
 from rfserve.clients.watch.journal import Journal
 from rfserve.export.spec import RfserveError

@@ -28,6 +28,8 @@ def test_batch_writes_a_line_for_each_event_and_fails_when_one_has_no_fix(serve,
         str(folder / name / "synthetic.sigmf-collection") for name in ("a", "b", "c")
     ]
     assert a["latitude_deg"] == c["latitude_deg"] == pytest.approx(45.1, abs=2e-6)
+    assert a["receivers"] == [f"synthetic_R{i}" for i in (1, 2, 3, 4)]
+    assert a["start_utc"].startswith("2026-01-01T12:00:00.")
     assert (b["error"], "synthetic_R2" in b["reason"]) == ("RecordingError", True)
     assert "1 of 3 events have no fix" in err
     assert len(server.requests) == 2

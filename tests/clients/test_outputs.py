@@ -3,6 +3,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime, timedelta
 from io import BytesIO
 from xml.etree import ElementTree as ET
@@ -11,12 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rfserve.clients import picture
+from rfserve.clients import map_page, picture
 from rfserve.clients.cli import main
 from rfserve.clients.errors import ClientError
+from rfserve.clients.event import Dropped
 from rfserve.clients.fix import Fix
 from rfserve.clients.outputs.registry import OUTPUTS
-from rfserve.clients.outputs.report import Report, utc_text
+from rfserve.clients.outputs.report import Report
+from rfserve.clients.plain_text import utc_text
 
 KML = "{http://www.opengis.net/kml/2.2}"
 MADE_NS = 1_767_268_800_000_000_000
@@ -142,6 +145,44 @@ def test_csv_has_a_line_under_a_header_with_units(report):
     assert row["start_utc"] == "2026-01-01T11:59:58.999999999Z"
     assert row["receivers"] == 'roof <hill> & "co"'
     assert row["round_trip_ms"] == "4.500"
+
+
+OUTPUTS_AND_MAP = OUTPUTS | {"map": map_page.render}
+
+
+@pytest.mark.parametrize("kind", OUTPUTS_AND_MAP)
+def test_every_output_says_who_was_left_out_and_what_makes_the_fix_doubtful(report, kind):
+    fine = report()
+    dropped = Dropped(place=1, name="tower", kind="ClockSkew", reason="its clock is wrong")
+    fix = replace(fine.fix, dropped=(dropped,), doubt="sigma is too wide")
+    found = OUTPUTS_AND_MAP[kind](report(fix=fix))
+    for words in ("tower", "its clock is wrong", "sigma is too wide"):
+        assert words in found
+        assert words not in OUTPUTS_AND_MAP[kind](fine)
+
+
+@pytest.fixture
+def url(serve, answer):
+    return serve(answer()).url
+
+
+@pytest.mark.parametrize("kind", OUTPUTS_AND_MAP)
+def test_every_output_says_when_and_by_whom_the_emitter_was_heard(kind, url, collection, tmp_path, capsys):
+    options = ["--url", url, "--map", str(tmp_path / "map")]
+    assert main(["locate", str(collection), *options, *([] if kind == "map" else ["--output", kind])]) == 0
+    found = (tmp_path / "map").read_text() if kind == "map" else capsys.readouterr().out
+    start = "2026-01-01T12:00:00"
+    assert start in found
+    assert all(f"synthetic_R{i}" in found for i in (1, 2, 3, 4))
+
+
+def test_picture_shows_what_makes_the_fix_doubtful(report):
+    from matplotlib.image import imread
+
+    fine = report()
+    pictures = [fine, report(fix=replace(fine.fix, doubt="sigma is too wide " * 10))]
+    top = [imread(BytesIO(picture.render(r)))[15:60, 10:1000] for r in pictures]
+    assert (top[0] != top[1]).any(axis=(1, 2)).sum() > 15
 
 
 def test_names_cannot_steer_a_terminal(report, observe):

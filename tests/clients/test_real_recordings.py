@@ -191,7 +191,7 @@ def test_watch_locates_the_event_and_notes_the_one_whose_clock_had_no_fix(record
     watch = ["watch", str(recordings / "sigmf"), "--once", "--settle-s", "0.1", "--state", str(state)]
     assert main([*watch, "--url", serve(answer()).url]) == 1
     by_event = {found["event"].split("/")[0]: found for found in map(json.loads, state.read_text().splitlines())}
-    assert by_event["dcf77-20200813"]["receivers"] == ["HB9ODP", "JO51xl", "pa0rdt"]
+    assert by_event["dcf77-20200813"]["fix"]["receivers"] == ["HB9ODP", "JO51xl", "pa0rdt"]
     assert by_event["anthorn-20251207a"]["error"] == "ClockNotLocked"
 
 
@@ -201,7 +201,7 @@ def test_watch_groups_kiwi_wavs_by_the_time_in_their_names(recordings, table, tm
     group = ["--group", r"^(\d{8}T\d{6}Z)_", "--pattern", "*.wav"]
     assert main(["watch", str(recordings / "formats"), *options, *group, "--url", serve(answer()).url]) == 0
     (found,) = map(json.loads, state.read_text().splitlines())
-    assert (found["event"], found["receivers"]) == ("20200813T065220Z", ["JO51xl"])
+    assert (found["event"], found["fix"]["receivers"]) == ("20200813T065220Z", ["JO51xl"])
 
 
 @pytest.mark.parametrize("kind", ["kml", "cot", "csv"])

@@ -393,6 +393,19 @@ def line(event, outcome="fix", stamp="s"):
     return {"event": event, "outcome": outcome, "stamp": stamp}
 
 
+def test_line_of_text_says_when_and_what_makes_the_fix_doubtful(inbox, bring, once, serve, answer):
+    url = serve(answer(uncertainties=((9e5, 20.0),))).url
+    bring("a")
+    (inbox / "a" / "synthetic_R2.sigmf-data").write_bytes(b"x")
+    code, out, _ = once(url, "--minimum-receivers", "3")
+    assert code == 0
+    (text,) = out.splitlines()
+    assert "  3 receivers  " in text
+    assert "  received 2026-01-01T12:00:00." in text
+    assert "  left out: synthetic_R2: " in text
+    assert "  doubtful: sigma of 900.0 km" in text
+
+
 def test_journal_belongs_to_one_watcher(journal):
     with pytest.raises(ClientError, match="a watcher that is running"):
         Journal(journal.path)
@@ -526,4 +539,4 @@ def test_real_server_is_stopped_and_started_during_the_watch(inbox, bring, watch
     assert process.returncode == 0
     assert located(inbox) == Counter(names)
     assert [json.loads(text) for text in out.splitlines()] == lines(inbox)
-    assert {len(found["receivers"]) for found in lines(inbox)} == {3, 4}
+    assert {len(found["fix"]["receivers"]) for found in lines(inbox)} == {3, 4}
