@@ -10,8 +10,9 @@ from typing import Any
 from rfserve.clients.commands import event_options, server_options
 from rfserve.clients.errors import RecordingError
 from rfserve.clients.event import Event
-from rfserve.clients.formats.sigmf_pair import COLLECTION
 from rfserve.clients.receivers import Receivers
+from rfserve.clients.watch import folder
+from rfserve.clients.watch.folder import Arrival, Rules
 
 
 def add_to(commands: Any) -> None:
@@ -22,8 +23,8 @@ def add_to(commands: Any) -> None:
         nargs="+",
         type=Path,
         metavar="EVENT",
-        help="SigMF collection, archive or recording, WAV or raw IQ, each an event of its own; a folder stands for the "
-        f"{COLLECTION} files in it",
+        help="SigMF collection, archive or recording, WAV or raw IQ, each an event of its own; a folder stands for "
+        "the collections and archives in it, and its subfolders of recordings",
     )
     command.add_argument("--concurrency", type=int, default=4, help="events at a time (default: %(default)s)")
     command.add_argument("--unordered", action="store_true", help="write a line as soon as it is known")
@@ -33,16 +34,17 @@ def add_to(commands: Any) -> None:
 
 
 def _locate_all(options: argparse.Namespace) -> int:
-    paths = _events(options.events)
+    events = _events(options.events)
     known = event_options.receivers_of(options)
-    sources = [_source(options, path, known) for path in paths]
+    sources = [_source(options, arrival, known) for arrival in events.values()]
+    names = list(events)
     failed = 0
     with server_options.client_of(options, options.model) as client:
         outcomes = client.locate_many(
             sources, concurrency=options.concurrency, ordered=not options.unordered, progress=True
         )
         for outcome in outcomes:
-            line: dict[str, Any] = {"event": str(paths[outcome.index])}
+            line: dict[str, Any] = {"event": names[outcome.index]}
             if outcome.fix is not None:
                 line |= outcome.fix.to_dict()
             else:
@@ -50,19 +52,37 @@ def _locate_all(options: argparse.Namespace) -> int:
                 line |= {"error": type(outcome.error).__name__, "reason": str(outcome.error)}
             print(json.dumps(line), flush=True)
     if failed:
-        print(f"{failed} of {len(paths)} events have no fix; their lines say why", file=sys.stderr)
+        print(f"{failed} of {len(names)} events have no fix; their lines say why", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _source(options: argparse.Namespace, path: Path, known: Receivers | None) -> Callable[[], Event]:
-    return lambda: event_options.read(options, [path], known)
+def _source(options: argparse.Namespace, arrival: Arrival, known: Receivers | None) -> Callable[[], Event]:
+    def read() -> Event:
+        if arrival.missing and options.minimum_receivers is None:
+            raise RecordingError(f"{arrival.name} lacks {', '.join(arrival.missing)}; complete it, or take it away")
+        return event_options.read(options, arrival.recordings, known)
+
+    return read
 
 
-def _events(given: Sequence[Path]) -> list[Path]:
-    found: list[Path] = []
+def _events(given: Sequence[Path]) -> dict[str, Arrival]:
+    """The events by their paths; those in folders are the ones that `watch` would find."""
+    found: dict[str, Arrival] = {}
     for path in given:
-        inside = sorted(path.rglob(f"*{COLLECTION}")) if path.is_dir() else [path]
+        if not path.is_dir():
+            found[str(path)] = Arrival(name=path.name, recordings=(path,), files=(path,))
+            continue
+        folders = [path, *(p for p in sorted(path.rglob("*")) if p.is_dir() and not _is_hidden(p.relative_to(path)))]
+        inside = {str(f / arrival.name): arrival for f in folders for arrival in folder.scan(f, Rules())}
         if not inside:
-            raise RecordingError(f"{path} holds no {COLLECTION}; give one, or the events themselves")
-        found += inside
+            raise RecordingError(
+                f"{path} holds no collection, archive or subfolder of recordings; give one, or the events themselves"
+            )
+        found |= dict(sorted(inside.items()))
+        for stray in folder.loose(path, inside.values())[:1]:
+            print(f"{stray.name} and the like are no events; name them, or give each a subfolder", file=sys.stderr)
     return found
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

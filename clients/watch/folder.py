@@ -153,7 +153,7 @@ def _of_recordings(name: str, files: list[Path], rules: Rules) -> Arrival:
             other = other or path.name.removesuffix(DATA) + META
             if other not in names:
                 missing.append(other)
-            elif path.name.endswith(META):
+            if other not in names or path.name.endswith(META):
                 recordings.append(path)
         elif _is_recording(path):
             recordings.append(path)

@@ -86,8 +86,7 @@ class Watcher:
     def look(self, stop: threading.Event, found: Sequence[Arrival]) -> list[Arrival]:
         """Locate what is ready of what was found; the events that wait."""
         arrivals = [a for a in found if self._is_open(a)]
-        waiting = [a for a in arrivals if not self._is_settled(a)]
-        ready = [a for a in arrivals if a not in waiting]
+        ready = [a for a in arrivals if self._is_settled(a)]
         # One that the server may have gone away at does not stand before the others.
         ready.sort(key=lambda a: (a.name in self._blamed, self._setbacks.get(a.name, 0)))
         while ready and not stop.is_set():
@@ -95,7 +94,8 @@ class Watcher:
             if not self._process(arrival):
                 break
             ready.pop(0)
-        return waiting + ready
+        # Also those that changed while they were located.
+        return [a for a in arrivals if self._is_open(a)]
 
     def _is_open(self, arrival: Arrival) -> bool:
         line = self._journal.last(arrival.name)

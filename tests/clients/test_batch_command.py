@@ -1,5 +1,6 @@
 import json
 import shutil
+import tarfile
 
 import pytest
 
@@ -53,4 +54,31 @@ def test_batch_takes_single_recordings_for_a_model_of_one_receiver(serve, answer
 
 def test_batch_says_when_a_folder_holds_no_event(tmp_path, capsys):
     assert main(["batch", str(tmp_path), "--url", "127.0.0.1:1"]) == 1
-    assert "holds no .sigmf-collection" in capsys.readouterr().err
+    assert "holds no collection, archive or subfolder of recordings" in capsys.readouterr().err
+
+
+def test_batch_takes_what_watch_would_find_in_a_folder_however_deep(serve, answer, folder, capsys):
+    deep = folder / "season" / "deep"
+    (folder / "a").rename(folder / "x")
+    deep.parent.mkdir()
+    (folder / "x").rename(deep)
+    next(deep.glob("*.sigmf-collection")).unlink()
+    (folder / "c" / "synthetic.sigmf-collection").unlink()
+    (folder / "c" / "synthetic_R2.sigmf-meta").unlink()
+    with tarfile.open(folder / "season" / "one.sigmf", "w") as archive:
+        for path in deep.iterdir():
+            archive.add(path, path.name)
+    (folder / "stray.wav").write_bytes(b"")
+    url = serve(answer()).url
+    assert main(["batch", str(folder), "--url", url]) == 1
+    (b, c, in_season, one), err = lines(capsys)
+    assert [line["event"] for line in (b, c, in_season, one)] == [
+        str(folder / name) for name in ("b/synthetic.sigmf-collection", "c", "season/deep", "season/one.sigmf")
+    ]
+    assert len(in_season["receivers"]) == len(one["receivers"]) == 4
+    # A fix from the others would be another fix.
+    assert "c/ lacks synthetic_R2.sigmf-meta" in c["reason"]
+    assert "stray.wav and the like are no events" in err
+    assert main(["batch", str(folder), "--url", url, "--minimum-receivers", "3"]) == 0
+    left_out = [[d["name"] for d in line["dropped"]] for line in lines(capsys)[0]]
+    assert left_out == [["synthetic_R2"], ["synthetic_R2"], [], []]
