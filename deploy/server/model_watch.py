@@ -21,9 +21,8 @@ class WatchOptions:
     """How often and how patiently. `interval_s` is the time between two canaries of a model, `deadline_s` that of one.
 
     A model is hung after `strikes` canaries that got no answer or were refused by its queue, while it answered nobody
-    else either; it is given up
-    when mending has not helped within `mend_limit_s`. A model whose canary is slow waits longer, up to 30 s, so that
-    its canaries take no more than `share` of the time.
+    else either; it is given up when mending has not helped within `mend_limit_s`. A model whose canary is slow waits
+    longer, up to 30 s, so that its canaries take no more than `share` of the time.
     """
 
     interval_s: float = 5.0
