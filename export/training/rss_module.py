@@ -123,7 +123,7 @@ class RssTraining(LightningModule):  # type: ignore[misc]
     def validation_step(self, batch: Batch, _: int) -> None:
         """Log how far held-out events are located from the truth."""
         position, sigma = (answer.cpu() for answer in self.network(*batch[:-1]))
-        *_, mask, target = (tensor.cpu() for tensor in batch)
+        mask, target = (tensor.cpu() for tensor in batch[-2:])
         unit = torch.tensor(self.scaling.target_scale)
         sigma_m = sigma * unit * torch.tensor(self.scaling.uncertainty_scale)
         sigma_m = by_receivers(sigma_m, self.scaling.uncertainty_by_receivers, mask)
