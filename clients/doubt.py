@@ -22,8 +22,8 @@ def doubt(fix: Fix, receivers: Sequence[Point]) -> str:
     if sigma_m <= spread_m:
         return ""
     return (
-        f"sigma of {sigma_m / 1e3:.1f} km is wider than the receivers' own spread ({spread_m / 1e3:.1f} km): the emitter "
-        f"may be outside or too weak, or the area not one that {fix.model} was trained for"
+        f"sigma of {sigma_m / 1e3:.1f} km is wider than the receivers' own spread ({spread_m / 1e3:.1f} km): the "
+        f"emitter may be outside or too weak, or the area not one that {fix.model} was trained for"
     )
 
 
