@@ -34,11 +34,8 @@ DTYPES = {
     "FP64": np.float64,
 }
 _DEAD = "is not healthy"
-# Triton's words for a full queue and an expired request, and for a model that is being unloaded or swapped.
-_REFUSED = ("Exceeds maximum queue size", "timeout expired")
-_LEAVING = "stopped accepting"
-# Of those that the exporter declares, the one whose requests overtake what waits.
-URGENT = 1
+# Triton's words for a full queue, an expired request and a model that is being unloaded or swapped.
+_ALIVE = ("Exceeds maximum queue size", "timeout expired", "stopped accepting")
 
 
 class Outcome(StrEnum):
@@ -46,7 +43,7 @@ class Outcome(StrEnum):
 
     OK = "ok"
     BUSY = "busy"
-    """Refused by a queue that moves, or by the model's own checks: somebody is there."""
+    """Refused by a queue, or by the model's own checks: somebody is there."""
     SILENT = "silent"
     """No answer in time."""
     FAILED = "failed"
@@ -63,11 +60,6 @@ class Result:
     latency_s: float
     reason: str = ""
     answered: int = 0
-
-    @property
-    def refused(self) -> bool:
-        """Whether the queue said no, which the queue of a hung model does as well as that of a busy one."""
-        return any(words in self.reason for words in _REFUSED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +104,7 @@ def verdict(answer: Answer) -> tuple[Outcome, str]:
     if answer.status == 0:
         return Outcome.SILENT, "no answer in time"
     # 4xx is the model's own no, 503 that of a queue; a broken instance answers 500.
-    if answer.status < 500 or answer.status == 503 or any(words in reason for words in (*_REFUSED, _LEAVING)):
+    if answer.status < 500 or answer.status == 503 or any(words in reason for words in _ALIVE):
         return Outcome.BUSY, reason
     return Outcome.FAILED, reason
 
@@ -153,9 +145,7 @@ def from_config(config: Mapping[str, Any], deadline_s: float, steps: Sequence[Ma
             }
         )
     # A server that looks at it drops a canary whose sender has given up.
-    parameters: dict[str, Any] = {"binary_data_output": True, "timeout": int(deadline_s * 1e6)}
-    if int((config.get("dynamic_batching") or {}).get("priority_levels") or 0):
-        parameters["priority"] = URGENT
+    parameters = {"binary_data_output": True, "timeout": int(deadline_s * 1e6)}
     header = json.dumps({"id": REQUEST_ID, "inputs": inputs, "parameters": parameters}).encode()
     return Canary(
         model=str(config["name"]),

@@ -20,9 +20,9 @@ LONGEST_PAUSE_S = 30.0
 class WatchOptions:
     """How often and how patiently. `interval_s` is the time between two canaries of a model, `deadline_s` that of one.
 
-    A model is hung after `strikes` canaries that got no answer or were refused by its queue, while it answered nobody
-    else either; it is given up when mending has not helped within `mend_limit_s`. A model whose canary is slow waits
-    longer, up to 30 s, so that its canaries take no more than `share` of the time.
+    A model is hung after `strikes` canaries without an answer, while it answered nobody else either; it is given up
+    when mending has not helped within `mend_limit_s`. A model whose canary is slow waits longer, up to 30 s, so that
+    its canaries take no more than `share` of the time.
     """
 
     interval_s: float = 5.0
@@ -60,7 +60,6 @@ class ModelWatch(threading.Thread):
         self._config: dict[str, Any] | None = None
         self._canary: Canary | None = None
         self._fastest_s = 0.0
-        self._heard: int | None = None
 
     def run(self) -> None:
         """Canaries as they are due, and a mend as soon as an instance is lost."""
@@ -112,10 +111,6 @@ class ModelWatch(threading.Thread):
             if others > 0 or not self._http.model_ready(self.record.model):
                 # It works for others, who came first; or it is not the model that is silent.
                 outcome = Outcome.BUSY
-        elif result.refused and self._answered() == self._heard:
-            # Nobody has been answered since the last canary: its queue is full because nobody takes from it.
-            outcome = Outcome.SILENT
-        self._heard = answered + result.answered
         record = self.record
         before = record.outcome
         record.canaries[outcome] += 1

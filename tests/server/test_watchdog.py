@@ -1,6 +1,5 @@
 """Dead, hung and busy models under a real server: the first two are mended, the last is left alone."""
 
-import json
 import os
 import re
 import signal
@@ -15,9 +14,8 @@ import tritonclient.grpc as triton
 
 from rfserve.clients.connection import to_wire
 from rfserve.export.spec import MODELS, example
-from rfserve.export.spec.queueing import Priority
 from rfserve.server import process_group, status, stub_watch
-from rfserve.server.canary import Outcome, from_config, from_server
+from rfserve.server.canary import Outcome
 from rfserve.server.errors import ServerError
 from rfserve.server.model_watch import WatchOptions
 from rfserve.server.options import ServerOptions
@@ -123,7 +121,6 @@ def test_one_dead_instance_of_two_is_noticed_by_canaries_alone_and_a_stopped_one
 
 
 HANGING = """
-import os
 import time
 import urllib.request
 from pathlib import Path
@@ -135,7 +132,7 @@ import triton_python_backend_utils as pb_utils
 class TritonPythonModel:
     def execute(self, requests):
         if Path({flag!r}).exists():
-            Path({flag!r} + "-seen-" + str(os.getpid())).touch()
+            Path({flag!r} + "-seen").touch()
             time.sleep(1000)
         x = np.ones((1, 1), dtype=np.float32)
         return [pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("y", x)]) for _ in requests]
@@ -146,55 +143,30 @@ input {{ name: "x" data_type: TYPE_FP32 dims: 1 }} output {{ name: "y" data_type
 """
 
 
-SHIPPED = Path(__file__).parents[2] / "model_repository" / MODEL / "configs" / "cpu.pbtxt"
-
-
-def instances_and_queues() -> str:
-    """Those of the configuration that a model is shipped with."""
-    text = SHIPPED.read_text()
-    found = [re.search(rf"^{part} {{.*?^}}$", text, re.M | re.S) for part in ("instance_group", "dynamic_batching")]
-    return "\n".join(match[0] for match in found if match)
-
-
-@pytest.fixture(params=["plain", "shipped"])
-def hanging(tmp_path: Path, request) -> tuple[Path, Path]:
-    """A repository with a model that hangs for ever in what it does while a flag file is there; and that file.
-
-    Its instances and queues are Triton's own, or those of a shipped model.
-    """
+@pytest.fixture
+def hanging(tmp_path: Path) -> tuple[Path, Path]:
+    """A repository with a model that hangs for ever in what it does while a flag file is there; and that file."""
     model, flag = tmp_path / "hanging_repository" / "hanging", tmp_path / "flag"
     (model / "1").mkdir(parents=True)
     (model / "configs").mkdir()
     (model / "1" / "model.py").write_text(HANGING.format(flag=str(flag)))
     for file in (model / "config.pbtxt", model / "configs" / "cpu.pbtxt"):
-        file.write_text(HANGING_CONFIG.format() + (instances_and_queues() if request.param == "shipped" else ""))
+        file.write_text(HANGING_CONFIG.format())
     return model.parent, flag
 
 
-@pytest.mark.parametrize("levels", [{}, {"dynamic_batching": {}}, {"dynamic_batching": {"priority_levels": "3"}}])
-def test_canary_overtakes_where_the_configuration_has_priorities(levels):
-    config = {"name": "m", "max_batch_size": 4, "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": ["1"]}]}
-    canary = from_config(config | levels, 1.0)
-    sent = json.loads(canary.body[: canary.header_bytes])["parameters"]
-    assert sent.get("priority") == (Priority.URGENT if levels.get("dynamic_batching") else None)
-
-
 @pytest.mark.server
-def test_hung_instances_are_replaced_and_given_up_when_that_does_not_help(hanging, capfd):
+def test_hung_instance_is_replaced_and_given_up_when_that_does_not_help(hanging, capfd):
     repository, flag = hanging
-    watch = WatchOptions(interval_s=0.5, deadline_s=0.5, strikes=4, mend_limit_s=2.0)
+    watch = WatchOptions(interval_s=0.5, deadline_s=0.5, strikes=2, mend_limit_s=2.0)
     with serve(repository, watch) as service:
         wait_until(lambda: "hanging" in service.watchdog.records and record(service, "hanging").outcome is Outcome.OK)
-        hung = stubs(service, "hanging")
-        callers = from_server(service.server.http, "hanging", 60.0)
         flag.touch()
-        for pid in hung:
-            # Whoever asks next gets the next instance, and canaries find none left.
-            threading.Thread(target=callers.send, args=(service.server.http, 60.0), daemon=True).start()
-            wait_until(lambda: len(list(flag.parent.glob("flag-seen-*"))) > hung.index(pid))  # noqa: B023
+        wait_until(flag.with_name("flag-seen").exists)
         flag.unlink()
+        (hung,) = stubs(service, "hanging")
         wait_until(lambda: record(service, "hanging").mends)
-        assert {process_group.state(pid) for pid in hung} <= {"Z", ""}
+        assert process_group.state(hung) in {"Z", ""}
         assert service.watchdog.up() == {"hanging": True}
         flag.touch()
         assert service.wait() == 1
