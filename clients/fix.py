@@ -114,9 +114,14 @@ class Fix:
         return {"type": "FeatureCollection", "features": features}
 
     @property
+    def omissions(self) -> list[str]:
+        """Each receiver that was left out, and why, on one line."""
+        return [one_line(f"{d.name}: {d.reason}") for d in self.dropped]
+
+    @property
     def caveats(self) -> list[tuple[str, str]]:
         """What whoever uses the fix has to know: `left out` with receiver and reason, `doubtful` with the reason."""
-        left_out = [("left out", one_line(f"{d.name}: {d.reason}")) for d in self.dropped]
+        left_out = [("left out", text) for text in self.omissions]
         return [*left_out, *([("doubtful", one_line(self.doubt))] if self.doubt else [])]
 
     def to_dict(self) -> dict[str, Any]:

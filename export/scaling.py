@@ -23,7 +23,8 @@ METRES_PER_DEGREE = 111_195.0
 # Heimdall's metres per degree of latitude and of longitude.
 HEIMDALL_METRES_PER_DEGREE = (111_000.0, 78_000.0)
 RECEIVERS = "receivers"
-# Pairs of a number of receivers and a factor.
+# Of a number of receivers and a factor.
+Pairs = tuple[tuple[float, float], ...]
 BY_RECEIVERS = ("uncertainty_by_receivers", "reach_by_receivers")
 
 
@@ -52,9 +53,9 @@ class Scaling:
     target_offset: tuple[float, float] = (0.0, 0.0)
     target_scale: tuple[float, float] = (1.0, 1.0)
     uncertainty_scale: tuple[float, float] = (1.0, 1.0)
-    uncertainty_by_receivers: tuple[tuple[float, float], ...] = ()
+    uncertainty_by_receivers: Pairs = ()
     reach_m: float | None = None
-    reach_by_receivers: tuple[tuple[float, float], ...] = ()
+    reach_by_receivers: Pairs = ()
 
     def __post_init__(self) -> None:
         lengths = {"metres_per_degree": 2, "feature_offset": 6, "feature_scale": 6}

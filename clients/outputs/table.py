@@ -41,6 +41,6 @@ def columns(report: Report) -> dict[str, str]:
         "model_version": fix.model_version,
         "request_id": fix.request_id,
         "round_trip_ms": "" if "round_trip" not in fix.timings_ms else f"{fix.timings_ms['round_trip']:.3f}",
-        "dropped": "; ".join(why for what, why in fix.caveats if what == "left out"),
+        "dropped": "; ".join(fix.omissions),
         "doubt": fix.doubt,
     }

@@ -64,18 +64,22 @@ def kill(pids: list[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def proportional_bytes(pid: int) -> int:
-    """Resident memory with shared pages counted once over all who share them (proportional set size)."""
+def memory_bytes(pid: int) -> Mapping[str, int]:
+    """The sums of `/proc/PID/smaps_rollup` by the names that they have there; empty when there is no such process.
+
+    `Pss` is resident memory with shared pages counted once over all who share them (proportional set size), and
+    `Pss_Anon`, `Pss_File` and `Pss_Shmem` are its parts.
+    """
     try:
-        lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+        _, *lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+    except (OSError, ValueError):
+        return {}
+    return {name: int(value.split()[0]) * 1024 for name, _, value in (line.partition(":") for line in lines)}
 
 
 def resident_bytes(leader: int) -> Mapping[str, int]:
     """The memory of the server itself and of its stubs together."""
     return {
-        "tritonserver": proportional_bytes(leader),
-        "stubs": sum(proportional_bytes(pid) for pid in members(leader) if pid != leader),
+        "tritonserver": memory_bytes(leader).get("Pss", 0),
+        "stubs": sum(memory_bytes(pid).get("Pss", 0) for pid in members(leader) if pid != leader),
     }

@@ -9,9 +9,8 @@ from rfserve.export.errors import ScalingError
 from rfserve.export.networks.heimdall_net import HeimdallBase
 from rfserve.export.networks.localization_net import LocalizationNet
 from rfserve.export.networks.selection import where
-from rfserve.export.scaling import RECEIVERS, Scaling
+from rfserve.export.scaling import RECEIVERS, Pairs, Scaling
 
-Pairs = tuple[tuple[float, float], ...]
 # Beyond this it makes no difference how much farther.
 FARTHEST_M = 1e6
 

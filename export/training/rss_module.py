@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from rfserve.export.networks.heimdall_net import HeimdallBase
 from rfserve.export.networks.scaled import by_receivers
-from rfserve.export.scaling import Scaling
+from rfserve.export.scaling import Pairs, Scaling
 from rfserve.export.spec.models.heimdall_net import MAX_RECEIVERS
 from rfserve.export.training import season
 from rfserve.export.training.accuracy import measure
@@ -47,7 +47,7 @@ class Recipe:
     made_far: float = 0.1
     made_far_m: float = 6000.0
     sigma_factor: float = 1.6
-    sigma_by_receivers: tuple[tuple[float, float], ...] = ((6.0, 0.78), (12.0, 0.9), (23.0, 1.0))
+    sigma_by_receivers: Pairs = ((6.0, 0.78), (12.0, 0.9), (23.0, 1.0))
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     warm_up_share: float = 0.1

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from prometheus_tools import Prometheus, prometheus
 from served import publish_untrained
-from wire_load import Outcome, WireLoad, serialised
+from wire_load import Outcome, WireLoad, saturated, serialised
 
 from rfserve.export.repository import Repository
 from rfserve.export.spec import example, find
@@ -123,9 +123,7 @@ class Load(threading.Thread):
     ) -> None:
         super().__init__(daemon=True)
         self._grpc, self._rate_hz, self._concurrency = grpc, rate_hz, concurrency
-        self._requests = [
-            serialised(model, example(find(model), batch=batch, seed=seed), priority=priority) for seed in range(4)
-        ]
+        self._requests = _requests(model, batch=batch, priority=priority)
         self.stopped = threading.Event()
 
     def run(self) -> None:
@@ -151,6 +149,10 @@ class Load(threading.Thread):
         """Let it end, and wait for it."""
         self.stopped.set()
         self.join(30)
+
+
+def _requests(model: str, *, batch: int = 1, priority: int = 0) -> list[bytes]:
+    return [serialised(model, example(find(model), batch=batch, seed=seed), priority=priority) for seed in range(4)]
 
 
 def _load(watched: Watched, stack: ExitStack, model: str, **options: float) -> Load:
@@ -257,15 +259,10 @@ def _end(watched: Watched) -> None:
 
 
 def _overload(watched: Watched, stack: ExitStack) -> None:
-    capacity_hz = asyncio.run(_capacity_hz(watched.grpc))
-    _load(watched, stack, MODEL, rate_hz=OVERLOAD * capacity_hz)
-
-
-async def _capacity_hz(grpc: str) -> float:
-    """Requests a second that this machine answers: what is far more on one is nothing on another."""
-    requests = [serialised(MODEL, example(find(MODEL), seed=seed), priority=Priority.BULK) for seed in range(4)]
-    async with WireLoad(grpc) as load:
-        return (await load.closed(requests, concurrency=IN_FLIGHT, duration_s=2.0)).rate_hz
+    """By what this machine answers: what is far more on one is nothing on another."""
+    requests = _requests(MODEL, priority=Priority.BULK)
+    answered = asyncio.run(saturated(watched.grpc, requests, concurrency=IN_FLIGHT, duration_s=2.0))
+    _load(watched, stack, MODEL, rate_hz=OVERLOAD * answered.rate_hz)
 
 
 def _large_requests(watched: Watched, stack: ExitStack) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from figures import head, show
 from google.protobuf import text_format
-from wire_load import WireLoad, serialised
+from wire_load import saturated, serialised
 
 from rfserve.clients.client import LocalizationClient
 from rfserve.export import onnx_file, pbtxt
@@ -113,9 +113,8 @@ def direct_rate_hz(sessions: list[Any], inputs: dict[str, Any], runs: int) -> fl
         return runs * len(sessions) / (time.perf_counter() - begun)
 
 
-async def saturated_hz(url: str, request: bytes) -> float:
-    async with WireLoad(url) as load:
-        return (await load.closed([request], concurrency=CONCURRENCY, duration_s=ROUND_S)).rate_hz
+def saturated_hz(url: str, request: bytes) -> float:
+    return asyncio.run(saturated(url, [request], concurrency=CONCURRENCY, duration_s=ROUND_S)).rate_hz
 
 
 def bench_placements(base: Path, folder: Path) -> None:
@@ -137,7 +136,7 @@ def bench_placements(base: Path, folder: Path) -> None:
                 found.append(direct_rate_hz(sessions, inputs, 60 // len(sessions)))
             for name, (server, client) in running.items():
                 latencies[name] += block_ms(lambda c=client: c.infer(MODEL, inputs), PAUSES_S[-1])
-                rates[name].append(asyncio.run(saturated_hz(server.grpc_url, request)))
+                rates[name].append(saturated_hz(server.grpc_url, request))
         memory_mib = {name: server.memory_bytes() / 2**20 for name, (server, _) in running.items()}
     direct_hz = max(statistics.median(found) for found in best)
     for name, (instances, threads, others) in PLACEMENTS.items():

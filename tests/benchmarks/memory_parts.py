@@ -15,14 +15,9 @@ def resident_parts(leader: int) -> Mapping[str, int]:
     names = {stub.pid: stub.instance for stub in process_group.stubs(leader)} | {leader: "tritonserver"}
     found: Counter[str] = Counter()
     for pid in process_group.members(leader):
-        try:
-            lines = (process_group.PROC / str(pid) / "smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        for line in lines:
-            name, _, value = line.partition(":")
-            if name in KINDS:
-                found[f"{names.get(pid, 'others')} {KINDS[name]}"] += int(value.split()[0]) * 1024
+        memory = process_group.memory_bytes(pid)
+        for name, kind in KINDS.items():
+            found[f"{names.get(pid, 'others')} {kind}"] += memory.get(name, 0)
     return found
 
 

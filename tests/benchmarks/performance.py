@@ -27,7 +27,7 @@ import torch
 from bystanders import Bystanders
 from figures import show
 from ratios import heimdall_loop
-from wire_load import WireLoad, serialised
+from wire_load import saturated, serialised
 
 from rfserve.clients.client import LocalizationClient
 from rfserve.export import onnx_file
@@ -115,9 +115,8 @@ def block_ms(call: Callable[[], object]) -> float:
     return statistics.median(times)
 
 
-async def saturated_hz(url: str, requests: Sequence[bytes], duration_s: float) -> float:
-    async with WireLoad(url) as load:
-        outcome = await load.closed(requests, concurrency=IN_FLIGHT, duration_s=duration_s)
+def saturated_hz(url: str, requests: Sequence[bytes], duration_s: float) -> float:
+    outcome = asyncio.run(saturated(url, requests, concurrency=IN_FLIGHT, duration_s=duration_s))
     assert not outcome.reasons, outcome.reasons
     return outcome.rate_hz
 
@@ -177,7 +176,7 @@ class Bench:
         for precision, ways in self.own.items():
             times_ms[precision] = same_ms | {way: block_ms(call) for way, call in ways.items()}
             round_s = max(ROUND_S, ROUND_REQUESTS * times_ms[precision][TRITON] / 1e3)
-            rates_hz[precision] = asyncio.run(saturated_hz(self.urls[precision], self.requests, round_s))
+            rates_hz[precision] = saturated_hz(self.urls[precision], self.requests, round_s)
         return Round(times_ms=times_ms, rates_hz=rates_hz, others_cores=others.cores())
 
     def quiet_rounds(self, wanted: int) -> list[Round]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from figures import head, show
 from torch import Tensor
-from wire_load import WireLoad, serialised
+from wire_load import saturated, serialised
 
 from rfserve.clients.client import LocalizationClient
 from rfserve.export import onnx_file
@@ -186,7 +186,7 @@ def bench_server(folder: Path) -> None:
         mixed = [example(spec, active=c, seed=i) for i, c in enumerate([3, 4, 5, 6, 7] * 5)]
         # Nobody is refused: this is about batches, not about the queue.
         pools = [[serialised("heimdall_net", a, priority=Priority.BULK) for a in pool] for pool in (equal, mixed)]
-        rates = [[asyncio.run(rate_hz(server.grpc_url, pool)) for pool in pools] for _ in range(ROUNDS)]
+        rates = [[rate_hz(server.grpc_url, pool) for pool in pools] for _ in range(ROUNDS)]
         same, varied = (statistics.median(r[i] for r in rates) for i in range(2))
         show(
             "mixed / equal receiver counts, throughput at 8",
@@ -196,10 +196,9 @@ def bench_server(folder: Path) -> None:
         )
 
 
-async def rate_hz(url: str, pool: list[bytes]) -> float:
+def rate_hz(url: str, pool: list[bytes]) -> float:
     """Requests a second with 8 in flight."""
-    async with WireLoad(url) as load:
-        return (await load.closed(pool, concurrency=CONCURRENCY, duration_s=ROUND_S)).rate_hz
+    return asyncio.run(saturated(url, pool, concurrency=CONCURRENCY, duration_s=ROUND_S)).rate_hz
 
 
 def main() -> None:

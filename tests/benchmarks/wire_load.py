@@ -20,7 +20,7 @@ from rfserve.export.spec.queueing import REFUSAL_TEXTS
 from rfserve.loadtest.arrivals import poisson_s
 from rfserve.loadtest.payload import METHOD, serialised
 
-__all__ = ["Outcome", "WireLoad", "serialised"]
+__all__ = ["Outcome", "WireLoad", "saturated", "serialised"]
 
 
 @dataclass(kw_only=True)
@@ -129,3 +129,9 @@ class WireLoad:
         # What is answered after the last arrival is served from the queue, and no part of the rate.
         outcome.duration_s *= len(outcome.answered_ms) / max(counted, 1)
         return outcome
+
+
+async def saturated(url: str, requests: Sequence[bytes], *, concurrency: int, duration_s: float) -> Outcome:
+    """`WireLoad.closed` over a connection of its own."""
+    async with WireLoad(url) as load:
+        return await load.closed(requests, concurrency=concurrency, duration_s=duration_s)
