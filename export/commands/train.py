@@ -20,6 +20,7 @@ def add_to(commands: Any) -> None:
     train.add_argument("--seed", type=int, default=0, help="the same one gives the same weights (default: %(default)s)")
     train.add_argument("--epochs", type=int, help="default: the recipe's")
     train.add_argument("--made", type=float, help="events made beside each measured one (default: the recipe's)")
+    train.add_argument("--made-far", type=float, help="share of them up to kilometres away (default: the recipe's)")
     train.add_argument(
         "--bf16", action="store_true", default=None, help="mixed precision: faster where the processor multiplies BF16"
     )
