@@ -34,8 +34,9 @@ DTYPES = {
     "FP64": np.float64,
 }
 _DEAD = "is not healthy"
-# Triton's words for a full queue, an expired request and a model that is being unloaded or swapped.
-_ALIVE = ("Exceeds maximum queue size", "timeout expired", "stopped accepting")
+# Triton's words for a full queue and an expired request, and for a model that is being unloaded or swapped.
+_QUEUED = ("Exceeds maximum queue size", "timeout expired")
+_ALIVE = (*_QUEUED, "stopped accepting")
 
 
 class Outcome(StrEnum):
@@ -60,6 +61,11 @@ class Result:
     latency_s: float
     reason: str = ""
     answered: int = 0
+
+    @property
+    def kept_by_queue(self) -> bool:
+        """Whether no instance was asked, as the queue was full or too slow: that says nothing of the instances."""
+        return any(words in self.reason for words in _QUEUED)
 
 
 @dataclass(frozen=True, kw_only=True)

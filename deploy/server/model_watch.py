@@ -20,8 +20,9 @@ LONGEST_PAUSE_S = 30.0
 class WatchOptions:
     """How often and how patiently. `interval_s` is the time between two canaries of a model, `deadline_s` that of one.
 
-    A model is hung after `strikes` canaries without an answer, while it answered nobody else either; it is given up
-    when mending has not helped within `mend_limit_s`. A model whose canary is slow waits longer, up to 30 s, so that
+    A model is hung after `strikes` canaries without an answer, while it answered nobody else either, or when its queue
+    refuses them and nothing was executed for as long as that takes; it is given up when mending has not helped within
+    `mend_limit_s`. A model whose canary is slow waits longer, up to 30 s, so that
     its canaries take no more than `share` of the time.
     """
 
@@ -34,6 +35,14 @@ class WatchOptions:
     def __post_init__(self) -> None:
         if min(self.interval_s, self.deadline_s, self.mend_limit_s, self.strikes) <= 0 or not 0 < self.share <= 1:
             raise ServerError(f"watchdog: got {self}; expected times and strikes above 0, and a share of at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Counts:
+    """Triton's own of a model: requests answered, and batches executed, failed ones too; None when it does not say."""
+
+    answered: int
+    executed: int | None
 
 
 class ModelWatch(threading.Thread):
@@ -60,6 +69,8 @@ class ModelWatch(threading.Thread):
         self._config: dict[str, Any] | None = None
         self._canary: Canary | None = None
         self._fastest_s = 0.0
+        # How much it had executed, and since when that has not changed.
+        self._executed: tuple[int, float] | None = None
 
     def run(self) -> None:
         """Canaries as they are due, and a mend as soon as an instance is lost."""
@@ -102,19 +113,23 @@ class ModelWatch(threading.Thread):
             self.groups = tuple(g["name"] for g in config.get("instance_group") or [])
         if self._canary is None:
             return
-        answered = self._answered()
+        counts = self._counts()
         began = time.monotonic()
         result = self._canary.send(self._http, self._options.deadline_s)
-        outcome = result.outcome
+        outcome, reason = result.outcome, result.reason
         if outcome is Outcome.SILENT:
-            others = self._answered() - result.answered - answered
+            others = self._counts().answered - result.answered - counts.answered
             if others > 0 or not self._http.model_ready(self.record.model):
                 # It works for others, who came first; or it is not the model that is silent.
                 outcome = Outcome.BUSY
+        idle_s = self._idle_s(counts.executed)
+        hung = result.kept_by_queue and idle_s >= self._options.strikes * self._options.deadline_s
+        if hung:
+            outcome, reason = Outcome.SILENT, f"{reason}; nothing was executed for {idle_s:.0f} s"
         record = self.record
         before = record.outcome
         record.canaries[outcome] += 1
-        record.outcome, record.reason = outcome, result.reason
+        record.outcome, record.reason = outcome, reason
         if outcome is Outcome.OK:
             record.latency_s, record.last_success_s = result.latency_s, time.time()
             took = time.monotonic() - began
@@ -123,19 +138,32 @@ class ModelWatch(threading.Thread):
             self._strikes = 0
             return
         if before is not outcome:
-            self._say(f"{record.model}: canary {outcome}: {result.reason}")
+            self._say(f"{record.model}: canary {outcome}: {reason}")
         self._strikes += 1
         # An error of its own is a fault only of a model that could answer a canary before.
         if outcome is Outcome.FAILED and record.last_success_s is None:
             self._strikes = 0
         # Triton names a dead process at once; the second time it is no stall of a busy machine.
-        if self._strikes >= (2 if outcome is Outcome.DEAD else self._options.strikes):
-            self._mend(f"canary {outcome}: {result.reason}", hung=outcome is Outcome.SILENT)
+        if hung or self._strikes >= (2 if outcome is Outcome.DEAD else self._options.strikes):
+            self._mend(f"canary {outcome}: {reason}", hung=outcome is Outcome.SILENT)
 
-    def _answered(self) -> int:
+    def _counts(self) -> _Counts:
         found = self._http.call(f"/v2/models/{self.record.model}/stats").document
-        stats = found.get("model_stats", []) if isinstance(found, dict) else []
-        return sum(int(s.get("inference_stats", {}).get("success", {}).get("count", 0)) for s in stats)
+        stats = found.get("model_stats") if isinstance(found, dict) else None
+        return _Counts(
+            answered=sum(int(s.get("inference_stats", {}).get("success", {}).get("count", 0)) for s in stats or ()),
+            executed=sum(int(s.get("execution_count", 0)) for s in stats) if stats else None,
+        )
+
+    def _idle_s(self, executed: int | None) -> float:
+        """For how long Triton has counted no execution; 0 when it does not say."""
+        now = time.monotonic()
+        if executed is None:
+            self._executed = None
+            return 0.0
+        if self._executed is None or self._executed[0] != executed:
+            self._executed = (executed, now)
+        return now - self._executed[1]
 
     def _mend(self, reason: str, *, hung: bool) -> None:
         record, limit_s = self.record, self._options.mend_limit_s

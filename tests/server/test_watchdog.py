@@ -9,6 +9,7 @@ import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
@@ -134,12 +135,16 @@ class TritonPythonModel:
         if Path({flag!r}).exists():
             Path({flag!r} + "-seen").touch()
             time.sleep(1000)
+        if Path({flag!r} + "-fails").exists():
+            time.sleep(0.1)
+            return [pb_utils.InferenceResponse(error=pb_utils.TritonError("no")) for _ in requests]
         x = np.ones((1, 1), dtype=np.float32)
         return [pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("y", x)]) for _ in requests]
 """
 HANGING_CONFIG = """
 name: "hanging" backend: "python" max_batch_size: 4
 input {{ name: "x" data_type: TYPE_FP32 dims: 1 }} output {{ name: "y" data_type: TYPE_FP32 dims: 1 }}
+dynamic_batching {{ default_queue_policy {{ max_queue_size: 2 }} }}
 """
 
 
@@ -174,6 +179,57 @@ def test_hung_instance_is_replaced_and_given_up_when_that_does_not_help(hanging,
     assert "answers again" in said
     assert "mending did not help within 2 s" in said
     assert "ending the server, so that a supervisor starts it anew" in said
+
+
+def ask_hanging(client: triton.InferenceServerClient, done) -> None:
+    x = triton.InferInput("x", [1, 1], "FP32")
+    x.set_data_from_numpy(np.ones((1, 1), np.float32))
+    client.async_infer("hanging", [x], done)
+
+
+@pytest.mark.server
+def test_hung_instance_is_replaced_although_its_full_queue_refuses_every_canary(hanging, capfd):
+    repository, flag = hanging
+    watch = WatchOptions(interval_s=0.5, deadline_s=1.0, strikes=2, mend_limit_s=20.0)
+    refused: list[str] = []
+    with (
+        serve(repository, watch) as service,
+        triton.InferenceServerClient(service.server.grpc_url) as client,
+    ):
+        wait_until(lambda: "hanging" in service.watchdog.records and record(service, "hanging").outcome is Outcome.OK)
+        flag.touch()
+        while not any("maximum queue size" in text for text in refused):
+            ask_hanging(client, lambda result, error: refused.append(str(error)))
+            time.sleep(0.01)
+        wait_until(flag.with_name("flag-seen").exists)
+        flag.unlink()
+        wait_until(lambda: record(service, "hanging").mends)
+        wait_until(lambda: record(service, "hanging").outcome is Outcome.OK)
+    said = capfd.readouterr().err
+    assert re.search(r"hanging: canary silent: .*maximum queue size.*; nothing was executed for \d+ s; unloading", said)
+
+
+@pytest.mark.server
+def test_queue_full_of_requests_that_all_fail_is_no_hung_model(hanging):
+    repository, flag = hanging
+    watch = WatchOptions(interval_s=0.2, deadline_s=0.5, strikes=2)
+    flag.with_name("flag-fails").touch()
+    enough = threading.Event()
+    in_flight = threading.Semaphore(12)
+    with (
+        serve(repository, watch) as service,
+        triton.InferenceServerClient(service.server.grpc_url) as client,
+    ):
+        wait_until(lambda: "hanging" in service.watchdog.records)
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            assert in_flight.acquire(timeout=10)
+            ask_hanging(client, lambda result, error: in_flight.release())
+            enough.wait(0.001)
+        found = record(service, "hanging")
+        assert found.canaries[Outcome.BUSY] > 2
+        assert found.outcome is not Outcome.DEAD
+        assert found.mends == found.failed_mends == 0
 
 
 @pytest.mark.server
