@@ -19,7 +19,7 @@ help:
 	@echo "make lint-deploy   render and check the manifests and images"
 	@echo "make bench  ratios, and the README's table of them     make serve  serve $(REPOSITORY) until Ctrl-C"
 	@echo "make gpu-check   the networks on this machine's GPU (PYTHON: one with torch and timm)"
-	@echo "make bench-serving   overload, mixed requests, swaps, alerts, memory (SOAK_MINUTES=$(SOAK_MINUTES))"
+	@echo "make bench-serving   overload, mixed requests, swaps, alerts, clients, memory (SOAK_MINUTES=$(SOAK_MINUTES))"
 
 .PHONY: setup
 setup: $(VENV)/.installed

@@ -13,8 +13,8 @@ Ends with 1 when something grew after the first quarter, which is warm-up.
 
 import argparse
 import asyncio
-import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,31 +26,30 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
+from figures import head, show
 
 from rfserve.clients.async_client import AsyncLocalizationClient
 from rfserve.clients.client import LocalizationClient
 from rfserve.clients.errors import RequestError
 from rfserve.clients.hedging import Hedging
 from rfserve.export.spec import example, find
+from rfserve.export.spec.queueing import Priority
+from rfserve.server import process_group
 from rfserve.server.process import ServerOptions, TritonServer
 
 MODEL = "mel_features"
 THREADS = 4
 ROUNDS = 40
 # Pages of a heap move by this much without a leak.
-NOISE_BYTES = 4 * 2**20
-NOISE_BYTES_PER_CALL = 100.0
-
-
-def resident_bytes() -> int:
-    fields = Path("/proc/self/statm").read_text().split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+NOISE_MIB = 4.0
+NOISE_MIB_PER_CALL = 1e-4
+MIB = 2**20
 
 
 def state() -> dict[str, int]:
     return {
-        "rss": resident_bytes(),
-        "files": len(list(Path("/proc/self/fd").iterdir())),
+        "memory": process_group.memory_bytes(os.getpid())["Pss"],
+        "open files": len(list(Path("/proc/self/fd").iterdir())),
         "threads": len(list(Path("/proc/self/task").iterdir())),
         "python threads": threading.active_count(),
     }
@@ -70,7 +69,7 @@ def own_server() -> Iterator[str]:
 def blocking(url: str, calls: int, arrays: dict[str, np.ndarray], *, cancelling: bool) -> None:
     """A client of its own each time, as programs make them."""
     with (
-        LocalizationClient(url, timeout_s=30, model=MODEL, connections=2) as client,
+        LocalizationClient(url, timeout_s=30, model=MODEL, connections=2, priority=Priority.BULK) as client,
         LocalizationClient(url, timeout_s=0.001, model=MODEL) as hasty,
         ThreadPoolExecutor(THREADS) as workers,
     ):
@@ -86,14 +85,17 @@ def blocking(url: str, calls: int, arrays: dict[str, np.ndarray], *, cancelling:
                 else:
                     client.is_ready()
             except RequestError:
-                assert i % 50 == 7
+                if i % 50 != 7:
+                    raise
 
         list(workers.map(one, range(calls)))
 
 
 async def asynchronous(url: str, calls: int, arrays: dict[str, np.ndarray], *, cancelling: bool) -> None:
     hedging = Hedging(after_s=0.01) if cancelling else None
-    async with AsyncLocalizationClient(url, timeout_s=30, model=MODEL, hedging=hedging) as client:
+    async with AsyncLocalizationClient(
+        url, timeout_s=30, model=MODEL, hedging=hedging, priority=Priority.BULK
+    ) as client:
         left = iter(range(calls))
 
         async def worker() -> None:
@@ -106,7 +108,8 @@ async def asynchronous(url: str, calls: int, arrays: dict[str, np.ndarray], *, c
                     else:
                         await client.wait_ready(30)
                 except RequestError:
-                    assert i % 50 == 7
+                    if i % 50 != 7:
+                        raise
 
         await asyncio.gather(*(worker() for _ in range(THREADS)))
 
@@ -123,26 +126,22 @@ def run(url: str, calls: int, *, cancelling: bool) -> int:
         seen.append(state())
     took_s = time.monotonic() - begun
     warm = seen[ROUNDS // 4 :]
-    done = each * np.arange(len(warm))
-    report: dict[str, object] = {"calls": each * ROUNDS, "seconds": round(took_s, 1)}
-    grew = []
-    for name in seen[0]:
-        values = np.array([s[name] for s in warm], float)
-        slope = float(np.polyfit(done, values, 1)[0])
-        report[name] = {"start": seen[0][name], "warm": warm[0][name], "end": seen[-1][name], "slope": slope}
-        if name == "rss":
-            # The second half of what is warm: a heap that fragments still settles.
-            half = values[len(values) // 2 :]
-            growth = float(half[-3:].mean() - half[:3].mean())
-            report[name]["growth"] = growth
-            if growth > NOISE_BYTES + NOISE_BYTES_PER_CALL * each * len(half):
-                grew.append(name)
-        elif values[-3:].min() > values[:3].max():
-            grew.append(name)
-    for name, value in report.items():
-        print(f"{name:16} {json.dumps(value)}")
-    print(f"{'grew':16} {', '.join(grew) or 'nothing'}")
-    return 1 if grew else 0
+    detail = f"{each * ROUNDS} calls in {took_s:.0f} s"
+    memory = [s["memory"] / MIB for s in warm]
+    # The second half of what is warm: a heap that fragments still settles.
+    half = memory[len(memory) // 2 :]
+    growth_mib = statistics.mean(half[-3:]) - statistics.mean(half[:3])
+    allowed_mib = NOISE_MIB + NOISE_MIB_PER_CALL * each * len(half)
+    detail = f"{growth_mib:+.1f} / {allowed_mib:.0f} MiB, of {memory[0]:.0f} after warm-up; {detail}"
+    show("client: growth of memory / what noise may be", growth_mib / allowed_mib, "<= 1", detail)
+    more = 0
+    for name in seen[0].keys() - {"memory"}:
+        counts = [s[name] for s in warm]
+        # The least of the last rounds over the most of the first: what is there between two rounds is no leak.
+        found = max(0, min(counts[-3:]) - max(counts[:3]))
+        show(f"client: {name} that are left", found, "0", f"{counts[0]} after warm-up, {counts[-1]} at the end")
+        more += found
+    return 1 if more or growth_mib > allowed_mib else 0
 
 
 def main() -> int:
@@ -151,6 +150,7 @@ def main() -> int:
     parser.add_argument("--url", help="a server that serves mel_features; default: one is started")
     parser.add_argument("--cancelling", action="store_true", help="cancel calls too: it can end the server")
     options = parser.parse_args()
+    head()
     with ExitStack() as stack:
         url = options.url or stack.enter_context(own_server())
         return run(url, options.calls, cancelling=options.cancelling)

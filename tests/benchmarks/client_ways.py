@@ -4,6 +4,7 @@ python tests/benchmarks/client_ways.py
 """
 
 import asyncio
+import itertools
 import socket
 import statistics
 import subprocess
@@ -16,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from figures import head, show
+
 from rfserve.clients.async_client import AsyncLocalizationClient
 from rfserve.clients.client import LocalizationClient
 from rfserve.clients.hedging import Hedging
@@ -27,6 +30,9 @@ MODELS = ("iq_features", "heimdall_net", "locate", "mel_features")
 SHARED = (("locate", 1), ("locate", 8), ("iq_features", 1), ("heimdall_net", 1), ("mel_features", 1))
 ROUNDS = 30
 CHUNK = 65536
+# Pieces of data on a link that stalls; two calls in a hundred or so meet one.
+STALL_EVERY = 150
+STALLED_SHARE = 0.9
 
 
 def medians_ms(*calls: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
@@ -40,32 +46,19 @@ def medians_ms(*calls: Callable[[], object], rounds: int = ROUNDS) -> list[float
     return [statistics.median(times) for times in taken]
 
 
-def show(what: str, ratio: float, detail: str) -> None:
-    print(f"{what:58} {ratio:8.2f}   {detail}", flush=True)
-
-
 def bench_shared_memory(url: str) -> None:
     with (
         LocalizationClient(url, timeout_s=60) as plain,
         LocalizationClient(url, timeout_s=60, shared_memory=True) as shared,
     ):
-        for model, batch in (
-            ("locate", 1),
-            ("locate", 8),
-            ("iq_features", 1),
-            ("heimdall_net", 1),
-            ("mel_features", 1),
-        ):
+        for model, batch in SHARED:
             arrays = example(find(model), batch=batch)
             calls = [lambda c=c, m=model, a=arrays: c.infer(m, a) for c in (plain, shared)]
             medians_ms(*calls, rounds=8)
             wire, memory = medians_ms(*calls)
             size = sum(a.nbytes for a in arrays.values()) / 1e6
-            show(
-                f"{model}, batch {batch} ({size:.1f} MB): shared / plain",
-                memory / wire,
-                f"{memory:.1f} / {wire:.1f} ms",
-            )
+            label = f"client: {model}, batch {batch} ({size:.1f} MB): shared memory / plain"
+            show(label, memory / wire, "", f"{memory:.1f} / {wire:.1f} ms")
 
 
 def rate(url: str, connections: int, model: str, calls: int) -> float:
@@ -83,33 +76,28 @@ def bench_connections(what: str, url: str, model: str, calls: int) -> None:
         for connections, found in rates.items():
             found.append(rate(url, connections, model, calls))
     one, four = (statistics.median(r) for r in rates.values())
-    show(f"{what}: 4 connections / 1", four / one, f"{four:.1f} / {one:.1f} per s")
+    show(f"client: {what}: 4 connections / 1", four / one, "", f"{four:.1f} / {one:.1f} per s")
 
 
 @contextmanager
-def balancer(urls: list[str], delay_s: float = 0.0) -> Iterator[str]:
-    """What a Kubernetes Service does: each connection goes to the next server, and stays there.
-
-    What is sent there arrives `delay_s` later.
-    """
+def link(server: str, delay_s: Callable[[int], float]) -> Iterator[str]:
+    """A way to a server on which piece N of what is sent, in either direction, arrives `delay_s(N)` later."""
     listener = socket.create_server(("127.0.0.1", 0))
-    turn = 0
+    numbers = itertools.count(1)
 
     def pump(source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(CHUNK):
-                time.sleep(delay_s)
+                time.sleep(delay_s(next(numbers)))
                 sink.sendall(data)
         with suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
 
     def accept() -> None:
-        nonlocal turn
         with suppress(OSError):
             while True:
                 near, _ = listener.accept()
-                host, _, port = urls[turn % len(urls)].rpartition(":")
-                turn += 1
+                host, _, port = server.rpartition(":")
                 far = socket.create_connection((host, int(port)))
                 for pair in ((near, far), (far, near)):
                     threading.Thread(target=pump, args=pair, daemon=True).start()
@@ -133,52 +121,20 @@ async def tail_ms(url: str, hedging: Hedging | None) -> tuple[list[float], str]:
         return sorted(taken), str(client.counts)
 
 
-def bench_hedging(direct: str, servers: list[str]) -> None:
+def bench_hedging(stalling: str, direct: str) -> None:
     """Of two servers, one is behind a link that stalls for 200 ms now and then."""
-    with stalling(servers[0]) as slow:
-        urls = f"{slow},{direct}"
-        plain, _ = asyncio.run(tail_ms(urls, None))
-        hedged, counts = asyncio.run(tail_ms(urls, Hedging()))
-        for share in (0.5, 0.98, 0.99):
-            at = int(share * len(plain))
-            detail = f"{hedged[at]:.1f} / {plain[at]:.1f} ms"
-            show(f"one of two stalls: p{100 * share:.0f} hedged / plain", hedged[at] / plain[at], detail)
-        print(f"{'':58} {'':8}   {counts}")
-
-
-@contextmanager
-def stalling(url: str) -> Iterator[str]:
-    """A link to a server on which each 150th piece of data waits for 200 ms."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    pieces = 0
-
-    def pump(source: socket.socket, sink: socket.socket) -> None:
-        nonlocal pieces
-        with suppress(OSError):
-            while data := source.recv(1 << 20):
-                pieces += 1
-                if pieces % 150 == 0:
-                    time.sleep(0.2)
-                sink.sendall(data)
-
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                near, _ = listener.accept()
-                host, _, port = url.rpartition(":")
-                far = socket.create_connection((host, int(port)))
-                for pair in ((near, far), (far, near)):
-                    threading.Thread(target=pump, args=pair, daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    try:
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        listener.close()
+    urls = f"{stalling},{direct}"
+    plain, _ = asyncio.run(tail_ms(urls, None))
+    hedged, counts = asyncio.run(tail_ms(urls, Hedging()))
+    for share in (0.5, 0.98, 0.99):
+        at = int(share * len(plain))
+        detail = f"{hedged[at]:.1f} / {plain[at]:.1f} ms; {counts}"
+        target = "< 1" if share > STALLED_SHARE else ""
+        show(f"client: one of two stalls: p{100 * share:.0f} hedged / plain", hedged[at] / plain[at], target, detail)
 
 
 def main() -> None:
-    print(f"{'ratio':58} {'value':>8}   measured")
+    head()
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rfserve-bench-"))
         for model in MODELS:
@@ -189,10 +145,11 @@ def main() -> None:
         bench_shared_memory(first)
         bench_connections("throughput at 8, mel_features", first, "mel_features", 160)
         bench_connections("throughput at 8, locate", first, "locate", 24)
-        far = stack.enter_context(balancer([first], delay_s=0.005))
+        far = stack.enter_context(link(first, lambda _: 0.005))
         bench_connections("each 64 kB takes 5 ms more, locate", far, "locate", 24)
         second = stack.enter_context(TritonServer(options)).grpc_url
-        bench_hedging(second, [first])
+        stalling = stack.enter_context(link(first, lambda number: 0.2 if number % STALL_EVERY == 0 else 0.0))
+        bench_hedging(stalling, second)
 
 
 if __name__ == "__main__":
