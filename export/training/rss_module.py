@@ -38,15 +38,15 @@ class Recipe:
     faster on processors that multiply BF16, and slower on others. Weights are FP32 either way.
     """
 
-    epochs: int = 300
+    epochs: int = 400
     batch: int = 64
     made: float = 2.0
     made_pool: int = 20_000
     made_spread_m: float = 150.0
     made_anywhere: float = 0.3
-    made_far: float = 0.1
+    made_far: float = 0.05
     made_far_m: float = 6000.0
-    sigma_factor: float = 1.6
+    sigma_factor: float = 1.7
     sigma_by_receivers: Pairs = ((6.0, 0.78), (12.0, 0.9), (23.0, 1.0))
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
