@@ -22,8 +22,8 @@ class WatchOptions:
 
     A model is hung after `strikes` canaries without an answer, while it answered nobody else either, or when its queue
     refuses them and nothing was executed for as long as that takes; it is given up when mending has not helped within
-    `mend_limit_s`. A model whose canary is slow waits longer, up to 30 s, so that
-    its canaries take no more than `share` of the time.
+    `mend_limit_s`. A model whose canary is slow waits longer, up to 30 s, so that its canaries take no more than
+    `share` of the time.
     """
 
     interval_s: float = 5.0
@@ -178,7 +178,8 @@ class ModelWatch(threading.Thread):
             deadline_s=self._options.deadline_s,
         )
         # What was lost before the canary passed is replaced.
-        self._strikes, self._lost = 0, ""
+        # Triton counts anew: an equal number would pass for no execution since.
+        self._strikes, self._lost, self._executed = 0, "", None
         self._stubs.refresh()
         if done:
             record.mends += 1

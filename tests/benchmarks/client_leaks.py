@@ -126,13 +126,13 @@ def run(url: str, calls: int, *, cancelling: bool) -> int:
         seen.append(state())
     took_s = time.monotonic() - begun
     warm = seen[ROUNDS // 4 :]
-    detail = f"{each * ROUNDS} calls in {took_s:.0f} s"
     memory = [s["memory"] / MIB for s in warm]
     # The second half of what is warm: a heap that fragments still settles.
     half = memory[len(memory) // 2 :]
     growth_mib = statistics.mean(half[-3:]) - statistics.mean(half[:3])
     allowed_mib = NOISE_MIB + NOISE_MIB_PER_CALL * each * len(half)
-    detail = f"{growth_mib:+.1f} / {allowed_mib:.0f} MiB, of {memory[0]:.0f} after warm-up; {detail}"
+    detail = f"{growth_mib:+.1f} / {allowed_mib:.0f} MiB, of {memory[0]:.0f} after warm-up; "
+    detail += f"{each * ROUNDS} calls in {took_s:.0f} s"
     show("client: growth of memory / what noise may be", growth_mib / allowed_mib, "<= 1", detail)
     more = 0
     for name in seen[0].keys() - {"memory"}:

@@ -192,15 +192,18 @@ def test_hung_instance_is_replaced_although_its_full_queue_refuses_every_canary(
     repository, flag = hanging
     watch = WatchOptions(interval_s=0.5, deadline_s=1.0, strikes=2, mend_limit_s=20.0)
     refused: list[str] = []
+
+    def is_refused() -> bool:
+        ask_hanging(client, lambda result, error: refused.append(str(error)))
+        return any("maximum queue size" in text for text in refused)
+
     with (
         serve(repository, watch) as service,
         triton.InferenceServerClient(service.server.grpc_url) as client,
     ):
         wait_until(lambda: "hanging" in service.watchdog.records and record(service, "hanging").outcome is Outcome.OK)
         flag.touch()
-        while not any("maximum queue size" in text for text in refused):
-            ask_hanging(client, lambda result, error: refused.append(str(error)))
-            time.sleep(0.01)
+        wait_until(is_refused)
         wait_until(flag.with_name("flag-seen").exists)
         flag.unlink()
         wait_until(lambda: record(service, "hanging").mends)
@@ -214,7 +217,6 @@ def test_queue_full_of_requests_that_all_fail_is_no_hung_model(hanging):
     repository, flag = hanging
     watch = WatchOptions(interval_s=0.2, deadline_s=0.5, strikes=2)
     flag.with_name("flag-fails").touch()
-    enough = threading.Event()
     in_flight = threading.Semaphore(12)
     with (
         serve(repository, watch) as service,
@@ -225,7 +227,6 @@ def test_queue_full_of_requests_that_all_fail_is_no_hung_model(hanging):
         while time.monotonic() < end:
             assert in_flight.acquire(timeout=10)
             ask_hanging(client, lambda result, error: in_flight.release())
-            enough.wait(0.001)
         found = record(service, "hanging")
         assert found.canaries[Outcome.BUSY] > 2
         assert found.outcome is not Outcome.DEAD
