@@ -7,8 +7,6 @@ import asyncio
 import itertools
 import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -18,11 +16,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from figures import head, show
+from served import publish_untrained
 
 from rfserve.clients.async_client import AsyncLocalizationClient
 from rfserve.clients.client import LocalizationClient
 from rfserve.clients.hedging import Hedging
 from rfserve.clients.retries import RetryLimit
+from rfserve.export.repository import Repository
 from rfserve.export.spec import example, find
 from rfserve.server.process import ServerOptions, TritonServer
 
@@ -46,10 +46,10 @@ def medians_ms(*calls: Callable[[], object], rounds: int = ROUNDS) -> list[float
     return [statistics.median(times) for times in taken]
 
 
-def bench_shared_memory(url: str) -> None:
+def bench_shared_memory(url: str, admin_key: str) -> None:
     with (
         LocalizationClient(url, timeout_s=60) as plain,
-        LocalizationClient(url, timeout_s=60, shared_memory=True) as shared,
+        LocalizationClient(url, timeout_s=60, shared_memory=True, admin_key=admin_key) as shared,
     ):
         for model, batch in SHARED:
             arrays = example(find(model), batch=batch)
@@ -137,12 +137,10 @@ def main() -> None:
     head()
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rfserve-bench-"))
-        for model in MODELS:
-            write = [sys.executable, "-m", "rfserve.export.cli", "write", model, "--repository", folder]
-            subprocess.run(write, check=True, stdout=subprocess.DEVNULL)
+        publish_untrained(MODELS, Repository(Path(folder)))
         options = ServerOptions(repository=Path(folder), grpc_port=0, http_port=0, metrics_port=0)
         first = stack.enter_context(TritonServer(options)).grpc_url
-        bench_shared_memory(first)
+        bench_shared_memory(first, options.security.admin_key)
         bench_connections("throughput at 8, mel_features", first, "mel_features", 160)
         bench_connections("throughput at 8, locate", first, "locate", 24)
         far = stack.enter_context(link(first, lambda _: 0.005))
