@@ -2,7 +2,7 @@
 # runs by itself; this one is for compose.yaml.
 FROM nvcr.io/nvidia/tritonserver:24.10-py3
 COPY deploy/k8s/components/probe/probe.py /probe/probe.py
-ENV MALLOC_MMAP_THRESHOLD_=4194304 MALLOC_TRIM_THRESHOLD_=8388608
+ENV MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=4194304 MALLOC_TRIM_THRESHOLD_=8388608
 USER 1000:1000
 EXPOSE 8001 8002
 # Ready only: nothing here restarts a container that is unhealthy, and people should see why models are not there.
