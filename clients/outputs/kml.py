@@ -52,7 +52,7 @@ def _details(report: Report) -> dict[str, str]:
         "model_version": fix.model_version,
         "request_id": fix.request_id,
         "receivers": ", ".join(report.names),
-        "dropped": "; ".join(f"{d.name}: {d.reason}" for d in fix.dropped),
+        "dropped": "; ".join(fix.omissions),
         "doubt": fix.doubt,
     }
 

@@ -161,6 +161,12 @@ def test_every_output_says_who_was_left_out_and_what_makes_the_fix_doubtful(repo
         assert words not in OUTPUTS_AND_MAP[kind](fine)
 
 
+@pytest.mark.parametrize("kind", ["kml", "csv"])
+def test_list_of_who_was_left_out_is_one_line_whatever_a_receiver_is_called(report, kind):
+    dropped = Dropped(place=1, name="high\ntower", kind="ClockSkew", reason="its\tclock is wrong")
+    assert "high tower: its clock is wrong" in OUTPUTS[kind](report(fix=replace(report().fix, dropped=(dropped,))))
+
+
 @pytest.fixture
 def url(serve, answer):
     return serve(answer()).url
