@@ -29,8 +29,8 @@ MODEL = "heimdall_net"
 SPEC = GRAPHS[MODEL]
 PLACEMENT = SPEC.placements["cpu"]
 PAUSES_S = (0.0, 0.02)
-BLOCKS = 30
-PER_BLOCK = 6
+BLOCKS = 20
+PER_BLOCK = 5
 WARM_UP = 150
 CONCURRENCY = 8
 ROUNDS = 8
@@ -52,10 +52,14 @@ def served(repository: Path) -> Iterator[tuple[TritonServer, LocalizationClient]
     """A warm server and a client of it."""
     options = ServerOptions(repository=repository, grpc_port=0, http_port=0, metrics_port=0)
     with TritonServer(options) as server, LocalizationClient(server.grpc_url, timeout_s=60) as client:
-        inputs = example(SPEC, active=10)
-        for _ in range(WARM_UP):
-            client.infer(MODEL, inputs)
+        warm_up(client, MODEL, example(SPEC, active=10))
         yield server, client
+
+
+def warm_up(client: LocalizationClient, model: str, inputs: dict[str, Any]) -> None:
+    """A server that has just started is slower for some hundred requests."""
+    for _ in range(WARM_UP):
+        client.infer(model, inputs)
 
 
 def variant(base: Path, folder: Path, instances: int, threads: int, parameters: Mapping[str, str]) -> Path:
@@ -72,41 +76,48 @@ def variant(base: Path, folder: Path, instances: int, threads: int, parameters: 
 
 
 def block_ms(call: Callable[[], Any], pause_s: float) -> list[float]:
-    """Times of a few calls, each after a pause; the first does not count."""
+    """Times of a few calls, each after a pause."""
     times = []
     for _ in range(PER_BLOCK):
         time.sleep(pause_s)
         begun = time.perf_counter()
         call()
         times.append(1e3 * (time.perf_counter() - begun))
-    return times[1:]
+    return times
 
 
-def computed(server: TritonServer) -> tuple[int, int]:
+def computed(server: TritonServer, model: str) -> tuple[int, int]:
     """Nanoseconds in the backend so far, and for how many requests: Triton's own `compute_infer`."""
-    found = next(s for s in server.http.statistics() if s["name"] == MODEL)["inference_stats"]["compute_infer"]
+    found = next(s for s in server.http.statistics() if s["name"] == model)["inference_stats"]["compute_infer"]
     return int(found["ns"]), int(found["count"])
 
 
-def bench_latency(repository: Path) -> None:
-    """One request: in the backend by Triton's count, and as the client sees it, against the same session here."""
-    session = onnx_file.open_session(repository / MODEL / "1" / "model.onnx", threads=PLACEMENT.intra_op_threads)
-    inputs = example(SPEC, active=10)
-    with served(repository) as (server, client):
-        for pause_s in PAUSES_S:
-            direct: list[float] = []
-            within: list[float] = []
-            whole: list[float] = []
-            for _ in range(BLOCKS):
-                direct += block_ms(lambda: onnx_file.run_session(session, inputs), pause_s)
-                begun = computed(server)
-                whole += block_ms(lambda: client.infer(MODEL, inputs), pause_s)
-                spent, count = (b - a for a, b in zip(begun, computed(server), strict=True))
-                within.append(spent / count / 1e6)
-            alone, inside, outside = (statistics.median(t) for t in (direct, within, whole))
-            label = f"one each {1e3 * pause_s:.0f} ms" if pause_s else "one after the other"
-            show(f"backend - ORT, {label}, ms at p50", inside - alone, "<= 0.5", f"{inside:.2f} - {alone:.2f} ms")
-            show(f"round trip - ORT, {label}, ms at p50", outside - alone, "<= 1.5", f"{outside:.2f} - {alone:.2f} ms")
+def bench_latency(server: TritonServer, client: LocalizationClient, model: str) -> None:
+    """One request: in the backend by Triton's count, and as the client sees it, against the same session here.
+
+    Blocks of calls take turns; before each block is a call that does not count.
+    """
+    spec = GRAPHS[model]
+    threads = spec.placements["cpu"].intra_op_threads
+    session = onnx_file.open_session(server.options.repository / model / "1" / "model.onnx", threads=threads)
+    inputs = example(spec, active=10)
+    warm_up(client, model, inputs)
+    for pause_s in PAUSES_S:
+        direct: list[float] = []
+        within: list[float] = []
+        whole: list[float] = []
+        for _ in range(BLOCKS):
+            onnx_file.run_session(session, inputs)
+            direct += block_ms(lambda: onnx_file.run_session(session, inputs), pause_s)
+            client.infer(model, inputs)
+            begun = computed(server, model)
+            whole += block_ms(lambda: client.infer(model, inputs), pause_s)
+            spent, count = (b - a for a, b in zip(begun, computed(server, model), strict=True))
+            within.append(spent / count / 1e6)
+        alone, inside, outside = (statistics.median(t) for t in (direct, within, whole))
+        label = f"{model}, one each {1e3 * pause_s:.0f} ms" if pause_s else f"{model}, one after the other"
+        show(f"backend - ORT in ms: {label}", inside - alone, "<= 0.5", f"{inside:.2f} - {alone:.2f} ms")
+        show(f"round trip - ORT in ms: {label}", outside - alone, "<= 1.5", f"{outside:.2f} - {alone:.2f} ms")
 
 
 def direct_rate_hz(sessions: list[Any], inputs: dict[str, Any], runs: int) -> float:
@@ -175,30 +186,31 @@ def bench_placements(base: Path, folder: Path) -> None:
         show_saturated(label, ">= 0.9" if published else "", runs[name], alone, more)
 
 
-def bench_sizes() -> None:
-    """Every network as published, with requests of one row and of several."""
-    with serving(GRAPHS) as server:
-        for name, spec in GRAPHS.items():
-            for rows in REQUEST_ROWS:
-                inputs = example(spec, batch=rows, active=10)
-                request = serialised(name, inputs, priority=Priority.BULK)
-                alone = Alone(server.options.repository / name / "1" / "model.onnx")
-                loaded(server.grpc_url, request)
-                runs = []
-                for _ in range(ROUNDS):
-                    alone.turn(inputs, ROUND_S / 4)
-                    runs.append(loaded(server.grpc_url, request))
-                show_saturated(f"{name}, requests of {rows}", "", runs, alone)
+def bench_saturated(server: TritonServer, model: str) -> None:
+    """A network as published, with requests of one row and of several."""
+    for rows in REQUEST_ROWS:
+        inputs = example(GRAPHS[model], batch=rows, active=10)
+        request = serialised(model, inputs, priority=Priority.BULK)
+        alone = Alone(server.options.repository / model / "1" / "model.onnx")
+        loaded(server.grpc_url, request)
+        runs = []
+        for _ in range(ROUNDS):
+            alone.turn(inputs, ROUND_S / 4)
+            runs.append(loaded(server.grpc_url, request))
+        show_saturated(f"{model}, {rows} rows a request" if rows > 1 else model, ">= 0.9", runs, alone)
 
 
 def main() -> None:
+    """Every network as published, then the placements of one of them."""
+    with serving(GRAPHS) as server, LocalizationClient(server.grpc_url, timeout_s=60) as client:
+        for model in GRAPHS:
+            bench_latency(server, client, model)
+            bench_saturated(server, model)
     with tempfile.TemporaryDirectory(prefix="rfserve-bench-") as name:
         folder = Path(name)
         base = folder / "published"
         publish(SPEC, Repository(base), Source(), version=None, report=lambda _: None)
-        bench_latency(base)
         bench_placements(base, folder)
-    bench_sizes()
 
 
 if __name__ == "__main__":
