@@ -53,6 +53,7 @@ def test_configuration_says_what_the_spec_says(name, target):
         assert config.instance_group[0].kind == {"cpu": 2, "gpu": 1}[target]
         assert int(config.parameters["intra_op_thread_count"].string_value) >= 1
         assert config.HasField("dynamic_batching")
+        assert ("enable_mem_pattern" in config.parameters) is (target == "cpu")
         for warmup in config.model_warmup:
             served = {t.name: list(t.shape(1, spec.served_sizes)[1:]) for t in spec.inputs}
             assert {k: list(v.dims) for k, v in warmup.inputs.items()} == served
