@@ -12,9 +12,9 @@ from rfserve.export.spec import EnsembleSpec, ModelSpec, TensorSpec, queueing
 from rfserve.export.spec.model import Served
 from rfserve.export.spec.queueing import Priority, QueueLimits
 
-# A pattern lays all memory of a run out as one block, for each shape that comes. Requests come in many: the blocks do not
-# fit each other's places, and a session of `iq_features` held 101 MiB instead of 63, and more after rare shapes. Without
-# patterns a run takes as long, within 2 % (each network, one row and two).
+# A pattern lays all memory of a run out as one block, for each shape that comes. Requests come in many, and the blocks
+# do not fit each other's places: a session of `iq_features` held 101 MiB instead of 63, and more after rare shapes.
+# Without patterns a run takes as long, within 2 % (each network, one row and two).
 CPU_PARAMETERS = {"enable_mem_pattern": "0"}
 # Options of the stock backend's CUDA provider that hold only when given as parameters.
 CUDA_PARAMETERS = {
