@@ -15,7 +15,7 @@ from typing import Any
 from figures import head, show
 from google.protobuf import text_format
 from served import serving
-from wire_load import Outcome, saturated, serialised
+from wire_load import saturated, serialised
 
 from rfserve.clients.client import LocalizationClient
 from rfserve.export import onnx_file, pbtxt
@@ -148,17 +148,22 @@ class Alone:
         return max(statistics.median(found) for found in self._rates)
 
 
-def show_saturated(name: str, target: str, runs: list[Outcome], alone: Alone, more: str = "") -> None:
+def show_saturated(name: str, target: str, runs: list[tuple[float, float]], alone: Alone, more: str = "") -> None:
     """Requests a second against ONNX Runtime's on the cores that the load generator leaves to the server."""
-    rate_hz, cores = (statistics.median(v) for v in zip(*((r.rate_hz, r.cores) for r in runs), strict=True))
+    rate_hz, cores = (statistics.median(v) for v in zip(*runs, strict=True))
     left = (CORES - cores) / CORES
     detail = f"{rate_hz:.0f} / ({alone.rate_hz:.0f} x {left:.3f}) per s{more}"
     show(f"saturated / ORT alone: {name}", rate_hz / alone.rate_hz / left, target, detail)
 
 
-def loaded(url: str, request: bytes) -> Outcome:
-    """A round of saturation. Bulk requests, as none of them may be refused."""
-    return asyncio.run(saturated(url, [request], concurrency=CONCURRENCY, duration_s=ROUND_S))
+def loaded(url: str, request: bytes) -> tuple[float, float]:
+    """Answers a second of a saturated server, and how many cores this process took: the server had so many fewer.
+
+    Bulk requests, as none of them may be refused.
+    """
+    begun_s = time.process_time()
+    outcome = asyncio.run(saturated(url, [request], concurrency=CONCURRENCY, duration_s=ROUND_S))
+    return outcome.rate_hz, (time.process_time() - begun_s) / outcome.duration_s
 
 
 def bench_placements(base: Path, folder: Path) -> None:
@@ -167,7 +172,7 @@ def bench_placements(base: Path, folder: Path) -> None:
     request = serialised(MODEL, inputs, priority=Priority.BULK)
     alone = Alone(base / MODEL / "1" / "model.onnx")
     latencies: dict[str, list[float]] = {name: [] for name in PLACEMENTS}
-    runs: dict[str, list[Outcome]] = {name: [] for name in PLACEMENTS}
+    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in PLACEMENTS}
     with ExitStack() as stack:
         running = {
             name: stack.enter_context(served(variant(base, folder / str(index), *placement)))

@@ -7,26 +7,23 @@ import asyncio
 import itertools
 import socket
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 from figures import head, show
-from served import publish_untrained
+from served import serving
 
 from rfserve.clients.async_client import AsyncLocalizationClient
 from rfserve.clients.client import LocalizationClient
 from rfserve.clients.hedging import Hedging
 from rfserve.clients.retries import RetryLimit
-from rfserve.export.repository import Repository
 from rfserve.export.spec import example, find
-from rfserve.server.process import ServerOptions, TritonServer
+from rfserve.server.process import TritonServer
 
-MODELS = ("iq_features", "heimdall_net", "locate", "mel_features")
+MODELS = ("locate", "mel_features")
 SHARED = (("locate", 1), ("locate", 8), ("iq_features", 1), ("heimdall_net", 1), ("mel_features", 1))
 ROUNDS = 30
 CHUNK = 65536
@@ -136,16 +133,14 @@ def bench_hedging(stalling: str, direct: str) -> None:
 def main() -> None:
     head()
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rfserve-bench-"))
-        publish_untrained(MODELS, Repository(Path(folder)))
-        options = ServerOptions(repository=Path(folder), grpc_port=0, http_port=0, metrics_port=0)
-        first = stack.enter_context(TritonServer(options)).grpc_url
-        bench_shared_memory(first, options.security.admin_key)
+        server = stack.enter_context(serving(MODELS))
+        first = server.grpc_url
+        bench_shared_memory(first, server.options.security.admin_key)
         bench_connections("throughput at 8, mel_features", first, "mel_features", 160)
         bench_connections("throughput at 8, locate", first, "locate", 24)
         far = stack.enter_context(link(first, lambda _: 0.005))
         bench_connections("each 64 kB takes 5 ms more, locate", far, "locate", 24)
-        second = stack.enter_context(TritonServer(options)).grpc_url
+        second = stack.enter_context(TritonServer(server.options)).grpc_url
         stalling = stack.enter_context(link(first, lambda number: 0.2 if number % STALL_EVERY == 0 else 0.0))
         bench_hedging(stalling, second)
 

@@ -25,13 +25,9 @@ __all__ = ["Outcome", "WireLoad", "saturated", "serialised"]
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What became of the requests of one run. Latencies count from when a request was due.
-
-    `cpu_s` is what a closed loop took of the processor in this process.
-    """
+    """What became of the requests of one run. Latencies count from when a request was due."""
 
     duration_s: float = 0.0
-    cpu_s: float = 0.0
     answered_ms: list[float] = field(default_factory=list)
     refused_ms: list[float] = field(default_factory=list)
     lags_ms: list[float] = field(default_factory=list)
@@ -41,11 +37,6 @@ class Outcome:
     def rate_hz(self) -> float:
         """Answers a second."""
         return len(self.answered_ms) / self.duration_s
-
-    @property
-    def cores(self) -> float:
-        """How many cores this process took for the run: the server had so many fewer."""
-        return self.cpu_s / self.duration_s
 
     @property
     def failed(self) -> int:
@@ -67,7 +58,6 @@ class Outcome:
     def add(self, other: "Outcome") -> None:
         """Take in another run."""
         self.duration_s += other.duration_s
-        self.cpu_s += other.cpu_s
         self.answered_ms += other.answered_ms
         self.refused_ms += other.refused_ms
         self.lags_ms += other.lags_ms
@@ -113,7 +103,7 @@ class WireLoad:
         """As many in flight as said, each sent when the one before it was answered."""
         outcome = Outcome()
         pool = itertools.cycle(requests)
-        begun, begun_cpu = time.perf_counter(), time.process_time()
+        begun = time.perf_counter()
 
         async def worker() -> None:
             while time.perf_counter() - begun < duration_s:
@@ -121,7 +111,6 @@ class WireLoad:
 
         await asyncio.gather(*(worker() for _ in range(concurrency)))
         outcome.duration_s = time.perf_counter() - begun
-        outcome.cpu_s = time.process_time() - begun_cpu
         return outcome
 
     async def opened(self, requests: Sequence[bytes], *, rate_hz: float, duration_s: float, seed: int = 0) -> Outcome:

@@ -193,7 +193,7 @@ def test_sigma_grows_with_the_distance_beyond_the_reach(tmp_path: Path):
     module = build(tmp_path, HOME | {"reach_m": 10_000.0})
     _, grown = module(*held.values())
     assert torch.allclose(grown[0], (sigma[0] ** 2 + 20_000.0**2).sqrt(), rtol=1e-3)
-    assert torch.allclose(grown[1], sigma[1], rtol=1e-6)
+    assert torch.equal(grown[1], sigma[1])
     onnx_file.write(module, SPEC, tmp_path / "model.onnx")
     served = onnx_file.run_session(onnx_file.open_session(tmp_path / "model.onnx"), inputs)
     assert np.allclose(served["uncertainties"], grown.detach().numpy(), rtol=1e-4)
@@ -203,7 +203,7 @@ def test_sigma_grows_with_the_distance_beyond_the_reach(tmp_path: Path):
     plain, (_, reached) = build(tmp_path, HOME)(*few.values())[1], farther(*few.values())
     # Four receivers reach 30 km, and no number of them less than 10 km.
     assert torch.allclose(reached[0], plain[0], rtol=1e-2)
-    assert torch.allclose(reached[1], sigma[1], rtol=1e-6)
+    assert torch.equal(reached[1], plain[1])
     # Padding is nobody's place.
     inputs["mask"][:, 3:] = False
     inputs["receiver_positions"][:, 3:] = np.nan
