@@ -36,13 +36,15 @@ class IqFeatures(nn.Module):
     """
 
     sample: Tensor
+    place: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.spectrum = ShortTimeSpectrum()
-        self.noise_floor = NoiseFloor()
-        self.frequency_offset = FrequencyOffset()
+        self.noise_floor = NoiseFloor(self.spectrum.bins)
+        self.frequency_offset = FrequencyOffset(self.spectrum.bins)
         self.register_buffer("sample", torch.arange(WINDOW_SAMPLES), persistent=False)
+        self.register_buffer("place", torch.arange(HOP), persistent=False)
 
     def forward(
         self, raw_iq: Tensor, sample_rate_hz: Tensor, full_scale_dbm: Tensor, receiver_positions: Tensor, mask: Tensor
@@ -54,20 +56,22 @@ class IqFeatures(nn.Module):
         not finite or a sample rate that is not above 0.
         """
         rows = ActiveRows(mask)
-        iq = rows.gather(raw_iq).to(torch.float64)
+        iq = rows.gather(raw_iq)
         rate = rows.gather(sample_rate_hz.unsqueeze(-1)).squeeze(-1).to(torch.float64)
         scale = rows.gather(full_scale_dbm.unsqueeze(-1)).squeeze(-1).to(torch.float64)
         positions = rows.gather(receiver_positions)
-        # Sums carry NaN and infinity in every runtime; maxima do not.
-        energy = (iq * iq).sum((1, 2))
-        others = scale.abs() + positions.to(torch.float64).abs().sum(-1)
-        sound = (energy <= LARGEST) & (others <= LARGEST) & (rate > 0) & (rate <= LARGEST)
-        iq = where(sound.reshape(-1, 1, 1), iq, 0.0)
-        usable = rows.scatter(sound) & mask
         blocks = iq[:, :, : HOP * (iq.shape[-1] // HOP)].reshape(iq.shape[0], 2, -1, HOP)
-        samples = torch.ones_like(iq[:1, :1]).sum(-1).squeeze(-1)
-        power = (iq * iq).sum((1, 2)) / samples
-        start = self._window((blocks**2).sum((1, 3)), rows, usable)
+        energy = _energy(blocks).sum(-1).sum(1)
+        beyond = self.place >= HOP - iq.shape[-1] % HOP
+        total = energy.sum(-1) + where(beyond, _energy(iq[:, :, -HOP:]).sum(1), 0.0).sum(-1)
+        # Sums carry NaN and infinity in every runtime; maxima do not.
+        others = scale.abs() + positions.to(torch.float64).abs().sum(-1)
+        sound = (total <= LARGEST) & (others <= LARGEST) & (rate > 0) & (rate <= LARGEST)
+        usable = rows.scatter(sound) & mask
+        samples = torch.ones_like(iq[:1, :1]).sum(-1).squeeze(-1).to(torch.float64)
+        power = where(sound, total, 0.0) / samples
+        start = self._window(where(sound.unsqueeze(-1), energy, 0.0), rows, usable)
+        blocks = where(sound.reshape(-1, 1, 1, 1), blocks, 0.0)
         measured = self._measure(blocks, power, where(sound, rate, 1.0), scale)
         features = rows.scatter(torch.cat([measured, positions], -1))
         index = (start.reshape(-1, 1, 1, 1) + self.sample).expand(-1, raw_iq.shape[1], 2, -1)
@@ -84,19 +88,26 @@ class IqFeatures(nn.Module):
         return (score * SCORE_STEPS).round().argmax(-1, keepdim=True) * HOP
 
     def _measure(self, blocks: Tensor, power: Tensor, rate_hz: Tensor, full_scale_dbm: Tensor) -> Tensor:
-        """SNR, noise PSD and frequency offset, (n, 3) FP32, of blocks (n, 2, blocks, 256) and power (n)."""
-        re, im = self.spectrum(blocks)
-        density = re**2 + im**2
-        mean = density.mean(1)
+        """SNR, noise PSD and frequency offset, (n, 3) FP32, of blocks FP32 (n, 2, blocks, 256) and power FP64 (n)."""
+        spectra = self.spectrum(blocks)
+        density = self.spectrum.density(spectra)
+        mean = density.mean(-1).transpose(0, 1)
         noise, passband, peak = self.noise_floor(density, mean)
         noise_power = noise * passband.to(noise.dtype).sum(-1) / SEGMENT
         signal = (power - noise_power).clamp(min=0.0)
         lowest, highest = 10 ** (SNR_MINIMUM_DB / 10), 10 ** (SNR_MAXIMUM_DB / 10)
         snr = (signal / noise_power.clamp(min=TINY)).clamp(lowest, highest)
         psd = (noise / rate_hz).clamp(min=10 ** (PSD_MINIMUM_DBFS_HZ / 10))
-        offset = self.frequency_offset(re, im, mean, noise, passband, peak, signal)
+        strongest = self.spectrum.at(spectra, peak)
+        offset = self.frequency_offset(strongest, mean, noise, passband, peak, signal)
         columns = [10 * torch.log10(snr), 10 * torch.log10(psd) + full_scale_dbm, offset * rate_hz]
         return torch.stack(columns, -1).to(torch.float32)
+
+
+def _energy(iq: Tensor) -> Tensor:
+    """FP32 to squares in FP64."""
+    wide = iq.to(torch.float64)
+    return wide * wide
 
 
 def _select(values: Tensor, usable: Tensor, mask: Tensor) -> Tensor:

@@ -1,14 +1,9 @@
-"""Discrete Fourier transforms as matrix products, and the window and filters that go with them; FP64 throughout.
-
-FP64 for two reasons: GPU runtimes multiply FP32 matrices in TF32 unless told otherwise, whose 10-bit mantissa puts
-spurs 60 dB below a carrier; and choices by comparison (the strongest bin, the strongest window) must not depend on
-which runtime rounds how.
-"""
+"""Windows and filters for spectra, FP64."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 # Harris, "On the use of windows for harmonic analysis with the discrete Fourier transform", Proc. IEEE 66 (1978),
 # table 1: minimum 4-term window, highest side lobe -92 dB.
@@ -20,39 +15,6 @@ def cosine_window(samples: int, terms: tuple[float, ...]) -> Tensor:
     """A periodic cosine-sum window, (samples) FP64."""
     phase = 2 * np.pi * np.arange(samples) / samples
     return torch.from_numpy(sum((-1) ** i * a * np.cos(i * phase) for i, a in enumerate(terms)))
-
-
-class Dft(nn.Module):
-    """The DFT of rows · columns points in two stages, because `torch.fft` has no ONNX form in the legacy exporter.
-
-    n = columns·a + b, k = c + rows·d (Cooley and Tukey, Math. Comp. 19 (1965)): DFTs over a, twiddle factors, DFTs over
-    b. The multiplications fall from n² to n·(rows + columns).
-    """
-
-    first: Tensor
-    second: Tensor
-    cosine: Tensor
-    sine: Tensor
-
-    def __init__(self, *, rows: int, columns: int) -> None:
-        super().__init__()
-        self.rows, self.columns, self.points = rows, columns, rows * columns
-        turn = np.outer(np.arange(rows), np.arange(columns)) / self.points
-        self.register_buffer("first", torch.from_numpy(_as_real(_dft(rows))), persistent=False)
-        self.register_buffer("second", torch.from_numpy(_as_real(_dft(columns)).T.copy()), persistent=False)
-        self.register_buffer("cosine", torch.from_numpy(np.cos(2 * np.pi * turn)), persistent=False)
-        self.register_buffer("sine", torch.from_numpy(np.sin(-2 * np.pi * turn)), persistent=False)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Complex (n, 2, points) FP64, real part first, to the real and imaginary parts of bins 0 up, (n, points)."""
-        stage = torch.matmul(self.first, x.reshape(-1, 2 * self.rows, self.columns))
-        re, im = stage[:, : self.rows], stage[:, self.rows :]
-        turned = torch.cat([re * self.cosine - im * self.sine, re * self.sine + im * self.cosine], -1)
-        bins = torch.matmul(turned, self.second).transpose(1, 2)
-        return (
-            bins[:, : self.columns].reshape(-1, self.points),
-            bins[:, self.columns :].reshape(-1, self.points),
-        )
 
 
 def slaney_mel_filters(*, filters: int, points: int, rate_hz: float) -> Tensor:
@@ -82,13 +44,3 @@ def _mel(hz: float) -> float:
 def _hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
     above = mel - MEL_BREAK_HZ / MEL_LINEAR_HZ
     return np.where(above < 0, mel * MEL_LINEAR_HZ, MEL_BREAK_HZ * np.exp(MEL_LOG_STEP * above))
-
-
-def _dft(points: int) -> NDArray[np.complex128]:
-    n = np.arange(points)
-    return np.asarray(np.exp(-2j * np.pi * np.outer(n, n) / points))
-
-
-def _as_real(matrix: NDArray[np.complex128]) -> NDArray[np.float64]:
-    """The complex matrix acting on stacked real and imaginary parts."""
-    return np.block([[matrix.real, -matrix.imag], [matrix.imag, matrix.real]])

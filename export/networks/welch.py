@@ -5,11 +5,13 @@ import math
 import torch
 from torch import Tensor, nn
 
+from rfserve.export.networks.dft import Dft
 from rfserve.export.networks.selection import where
-from rfserve.export.networks.spectrum import BLACKMAN_HARRIS, Dft, cosine_window
+from rfserve.export.networks.spectrum import BLACKMAN_HARRIS, cosine_window
 
 SEGMENT = 512
 HOP = SEGMENT // 2
+RADICES = (8, 8, 8)
 # Bins less than this below the reference belong to the receiver's passband; the reference is the level that the
 # strongest 4 % of the bins reach, which the main lobes of one or two carriers do not fill.
 PASSBAND_DB = 50.0
@@ -28,6 +30,7 @@ CARRIER_COHERENCE = 0.5
 # Below this multiple of the noise the centroid takes a bin for noise: an average of three reaches 3.3 by chance.
 CENTROID_OVER_NOISE = 4.0
 ZOOM = 1024
+ZOOM_RADICES = (16, 8, 8)
 TINY = 1e-300
 NEPER = 10 / math.log(10)
 
@@ -36,24 +39,42 @@ class ShortTimeSpectrum(nn.Module):
     """Complex spectra of half-overlapping segments of 512 samples under a Blackman-Harris window.
 
     Scaled so that the power of a bin is a density: its sum over the bins, times the bin width, is the power
-    (Welch, IEEE Trans. Audio Electroacoust. 15 (1967), in cycles per sample).
+    (Welch, IEEE Trans. Audio Electroacoust. 15 (1967), in cycles per sample). Bins come in the order of `bins` INT64
+    (512): bin k is k/512 cycles a sample. Time is the last axis, which is what the products of the transform want.
     """
 
-    window: Tensor
+    bins: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.dft = Dft(rows=16, columns=SEGMENT // 16)
         window = cosine_window(SEGMENT, BLACKMAN_HARRIS)
-        self.register_buffer("window", window / window.square().sum().sqrt(), persistent=False)
+        self.dft = Dft(*RADICES, window=(window / window.square().sum().sqrt()).numpy())
+        self.register_buffer("bins", self.dft.bins, persistent=False)
 
-    def forward(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, 2, blocks, 256) to real and imaginary parts, (n, blocks - 1, 512); bin k is k/512 cycles a sample."""
-        halves = blocks.transpose(1, 2)
-        segments = torch.cat([halves[:, :-1], halves[:, 1:]], -1) * self.window
-        re, im = self.dft(segments.flatten(0, 1))
-        shape = (-1, blocks.shape[2] - 1, SEGMENT)
-        return re.reshape(shape), im.reshape(shape)
+    def forward(self, blocks: Tensor) -> Tensor:
+        """Blocks FP32 (n, 2, blocks, 256) to spectra FP64 (groups, 2, 8, n, blocks - 1), real part first."""
+        first = RADICES[0]
+        # A segment's points a are those of two blocks, one after the other.
+        halves = blocks.transpose(2, 3).reshape(blocks.shape[0], 2, first // 2, SEGMENT // first, -1)
+        ordered = halves.permute(3, 1, 2, 0, 4)
+        segments = torch.cat([ordered[..., :-1], ordered[..., 1:]], 2).to(torch.float64)
+        spectra: Tensor = self.dft(segments.flatten(3))
+        return spectra.reshape(*spectra.shape[:3], blocks.shape[0], -1)
+
+    @staticmethod
+    def density(spectra: Tensor) -> Tensor:
+        """Power (512, n, segments) of spectra."""
+        return (spectra * spectra).sum(1).flatten(0, 1)
+
+    @staticmethod
+    def at(spectra: Tensor, place: Tensor) -> Tensor:
+        """Real and imaginary part (n, 2, segments) of the bin at a place (n, 1) in the order of `bins`."""
+        last = spectra.shape[2]
+        flat = spectra.flatten(0, 2)
+        group = torch.div(place, last, rounding_mode="floor")
+        real = place + group * last
+        index = torch.stack([real, real + last]).expand(-1, -1, flat.shape[-1])
+        return flat.gather(0, index).transpose(0, 1)
 
 
 class NoiseFloor(nn.Module):
@@ -69,31 +90,44 @@ class NoiseFloor(nn.Module):
        (1931)). Bins 7 dB below it are the channel filter's skirts: the passband and a second median leave them out.
     """
 
-    bin: Tensor
+    bins: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, bins: Tensor) -> None:
+        """`bins`: the order in which bins come."""
         super().__init__()
-        self.register_buffer("bin", torch.arange(SEGMENT), persistent=False)
+        self.register_buffer("bins", bins, persistent=False)
 
     def forward(self, density: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Density (n, segments, 512) and its mean (n, 512) to noise density (n), passband (n, 512), peak bin (n, 1)."""
+        """Noise density (n), passband (n, 512) and the place of the strongest bin (n, 1).
+
+        Of the density (512, n, segments) and its mean (n, 512) over the segments.
+        """
         logarithm = density.clamp(min=TINY).log()
-        level = logarithm.mean(1)
+        level = logarithm.mean(-1).transpose(0, 1)
         reference = level.topk(REFERENCE_BINS, -1).values[:, -1:]
         passband = level >= reference - PASSBAND_DB / NEPER
         peak = mean.argmax(-1, keepdim=True)
-        away = (self.bin - peak).abs()
+        away = (self.bins - self.bins[peak]).abs()
         line = torch.minimum(away, SEGMENT - away) <= LOBE
         noisy = passband & ~line
         share = noisy.to(density.dtype)
         count = share.sum(-1, keepdim=True)
-        quiet = self._quiet((logarithm * share.unsqueeze(1)).sum(-1) / count)
+        quiet = self._quiet((logarithm * share.transpose(0, 1).unsqueeze(-1)).sum(0) / count)
         weight = quiet / quiet.sum(-1, keepdim=True)
-        floor = (density * weight.unsqueeze(-1)).sum(1)
-        rough = masked_median(floor, noisy)
-        held = floor >= rough.unsqueeze(-1) / SKIRT
+        floor = (density * weight).sum(-1).transpose(0, 1)
         averages = 1 / weight.square().sum(-1)
-        return masked_median(floor, noisy & held) / (1 - 1 / (9 * averages)) ** 3, passband & held, peak
+        median, held = self._median_without_skirts(floor, noisy)
+        return median / (1 - 1 / (9 * averages)) ** 3, passband & held, peak
+
+    @staticmethod
+    def _median_without_skirts(floor: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
+        """The second median (n) of the `noisy` bins, and which bins (n, 512) it did not leave out for the first."""
+        ascending = torch.where(noisy, floor, torch.full_like(floor, torch.inf)).sort(-1).values
+        used = noisy.to(torch.int64).sum(-1, keepdim=True)
+        held = floor >= _median(ascending, torch.zeros_like(used), used) / SKIRT
+        # Those left out are the smallest, so one order serves both medians.
+        skirts = (noisy & ~held).to(torch.int64).sum(-1, keepdim=True)
+        return _median(ascending, skirts, used - skirts).squeeze(-1), held
 
     def _quiet(self, level: Tensor) -> Tensor:
         """Level of each segment in nepers of power, (n, segments), to its weight, 0 to 1."""
@@ -117,22 +151,26 @@ class FrequencyOffset(nn.Module):
 
     cycles: Tensor
     around: Tensor
+    ascending: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, bins: Tensor) -> None:
+        """`bins`: the order in which bins come."""
         super().__init__()
-        self.dft = Dft(rows=32, columns=ZOOM // 32)
-        cycles = torch.arange(SEGMENT, dtype=torch.float64) / SEGMENT
+        self.dft = Dft(*ZOOM_RADICES)
+        self.register_buffer("ascending", self.dft.bins.argsort(), persistent=False)
+        cycles = bins.to(torch.float64) / SEGMENT
         self.register_buffer("cycles", torch.where(cycles < 0.5, cycles, cycles - 1), persistent=False)
         self.register_buffer("around", torch.tensor([[ZOOM - 1, 0, 1]]), persistent=False)
 
     def forward(  # noqa: PLR0917
-        self, re: Tensor, im: Tensor, mean: Tensor, noise: Tensor, passband: Tensor, peak: Tensor, power: Tensor
+        self, strongest: Tensor, mean: Tensor, noise: Tensor, passband: Tensor, peak: Tensor, power: Tensor
     ) -> Tensor:
-        """Offsets in cycles a sample, (n), of spectra (n, segments, 512); `mean`, `noise`, `passband`, `peak`: of them.
+        """Offsets in cycles a sample, (n). 0 when neither a carrier nor anything above the noise is found.
 
-        `power` (n) is that of the signal without noise. 0 when neither a carrier nor anything above the noise is found.
+        `strongest` (n, 2, segments) is the spectra's bin at `peak` (n, 1); `mean` (n, 512), `noise` (n) and `passband`
+        (n, 512) are of the same spectra, and `power` (n) is that of the signal without noise.
         """
-        precise, coherence = self._zoom(_pick(re, peak), _pick(im, peak))
+        precise, coherence = self._zoom(strongest)
         coarse = self.cycles[peak.squeeze(1)]
         hops = HOP * coarse - precise
         carrier = (hops.round() + precise) / HOP
@@ -150,15 +188,15 @@ class FrequencyOffset(nn.Module):
         carrier = carrier - (carrier >= 0.5).to(carrier.dtype) + (carrier < -0.5).to(carrier.dtype)
         return torch.where(clear, carrier, centroid)
 
-    def _zoom(self, re: Tensor, im: Tensor) -> tuple[Tensor, Tensor]:
-        """One bin over time, (n, segments), to its frequency in cycles a hop, -0.5 to 0.5, and coherence, 0 to 1."""
-        index = torch.ones_like(re[:1]).cumsum(-1)
-        count = torch.ones_like(re[:1]).sum(-1, keepdim=True)
+    def _zoom(self, pair: Tensor) -> tuple[Tensor, Tensor]:
+        """One bin over time, (n, 2, segments), to its frequency in cycles a hop, -0.5 to 0.5, and coherence, 0 to 1."""
+        index = torch.ones_like(pair[:1, 0]).cumsum(-1)
+        count = torch.ones_like(pair[:1, 0]).sum(-1, keepdim=True)
         window = 0.5 - 0.5 * torch.cos(2 * math.pi * (index - 0.5) / count)
-        pair = torch.stack([re, im], 1)
         padded = nn.functional.pad(pair * window, (0, ZOOM))[:, :, :ZOOM]
-        real, imaginary = self.dft(padded)
-        power = real**2 + imaginary**2
+        first = ZOOM_RADICES[0]
+        spectra = self.dft(padded.reshape(-1, 2, first, ZOOM // first).permute(3, 1, 2, 0))
+        power = (spectra * spectra).sum(1).flatten(0, 1).index_select(0, self.ascending).transpose(0, 1)
         top = power.argmax(-1, keepdim=True)
         height = power.gather(-1, top).squeeze(-1)
         left, middle, right = power.gather(-1, (top + self.around) % ZOOM).clamp(min=TINY).log().unbind(-1)
@@ -170,17 +208,8 @@ class FrequencyOffset(nn.Module):
         return place - (place >= 0.5).to(place.dtype), height / energy.clamp(min=TINY)
 
 
-def masked_median(values: Tensor, kept: Tensor) -> Tensor:
-    """The median over the last axis of the values that are `kept`, at least one; (n, bins) to (n)."""
-    last = torch.full_like(values, torch.inf)
-    ascending = torch.where(kept, values, last).sort(-1).values
-    size = kept.to(torch.int64).sum(-1, keepdim=True)
-    low = ascending.gather(-1, torch.div(size - 1, 2, rounding_mode="floor"))
-    high = ascending.gather(-1, torch.div(size, 2, rounding_mode="floor"))
-    return ((low + high) / 2).squeeze(-1)
-
-
-def _pick(values: Tensor, bins: Tensor) -> Tensor:
-    """(n, segments, 512) at one bin each, (n, 1), to (n, segments)."""
-    index = bins.unsqueeze(1).expand(-1, values.shape[1], -1)
-    return values.gather(-1, index).squeeze(-1)
+def _median(ascending: Tensor, begin: Tensor, size: Tensor) -> Tensor:
+    """The median of `size` values, at least one, from `begin` on: (n, values), (n, 1), (n, 1) to (n, 1)."""
+    low = ascending.gather(-1, begin + torch.div(size - 1, 2, rounding_mode="floor"))
+    high = ascending.gather(-1, begin + torch.div(size, 2, rounding_mode="floor"))
+    return (low + high) / 2
