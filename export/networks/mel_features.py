@@ -68,12 +68,11 @@ class MelFeatures(nn.Module):
         starts = torch.div(self.frame * (2 * span) + (MEL_FRAMES - 1), 2 * (MEL_FRAMES - 1), rounding_mode="floor")
         # Samples first: they are picked for all channels at once, and come as the transform wants them.
         picked = channels.flatten(0, 1).transpose(0, 1).index_select(0, (self.sample + starts).flatten())
-        spectra = self.dft(picked.reshape(MEL_FFT_SAMPLES // RADICES[0], 1, RADICES[0], -1))
+        spectra: Tensor = self.dft(picked.reshape(MEL_FFT_SAMPLES // RADICES[0], 1, RADICES[0], -1))
         return (spectra * spectra).sum(1).flatten(0, 1)
 
 
 def _by_result(filters: Tensor, bins: Tensor, points: int) -> Tensor:
     """Filters (filters, points / 2 + 1) for results that come in the order of `bins`: each bin counts once."""
     folded = torch.minimum(bins, points - bins)
-    _, place, copies = folded.unique(return_inverse=True, return_counts=True)
-    return filters[:, folded] / copies[place]
+    return filters[:, folded] / folded.bincount()[folded]

@@ -71,7 +71,7 @@ IQ_FEATURES = ModelSpec(
         "cpu-2core": measured(p50_ms=16.71, p95_ms=33.4, p99_budget_ms=220, rate_hz=10),
         **promised("gpu", p99_ms=20, rate_hz=50),
     },
-    row_costs_ms={"cpu": 13},
+    row_costs_ms={"cpu": 9},
     placements={
         "cpu": Placement(instances=2, intra_op_threads=1),
         "gpu": Placement(instances=2, intra_op_threads=1),
