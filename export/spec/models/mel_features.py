@@ -41,7 +41,7 @@ MEL_FEATURES = ModelSpec(
         "cpu-2core": measured(p50_ms=7.9, p95_ms=14.04, p99_budget_ms=100, rate_hz=10),
         **promised("gpu", p99_ms=20, rate_hz=50),
     },
-    row_costs_ms={"cpu": 1.2},
+    row_costs_ms={"cpu": 1.5},
     placements={
         "cpu": Placement(instances=2, intra_op_threads=1),
         "gpu": Placement(instances=2, intra_op_threads=1),

@@ -2,11 +2,12 @@
 
 It takes the stock backend's configuration: `instance_group`, the accelerator `tensorrt` for GPU instances, and as
 `parameters` the thread counts, the CUDA options, `execution_mode`, `enable_mem_arena` and `enable_mem_pattern`; and
-one of its own, `bounds.<input>`. It needs nothing of rfserve; Triton puts this folder on the path, so that it finds the
-modules beside it.
+two of its own: `bounds.<input>`, and `nice`, which the instances' processes add to their nice value. It needs nothing
+of rfserve; Triton puts this folder on the path, so that it finds the modules beside it.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,9 @@ class TritonPythonModel:
         self.inputs = [t["name"] for t in config["input"]]
         self.outputs = [t["name"] for t in config["output"]]
         self.bounds = InputBounds(config["input"], parameters, batched=self.batched)
+        if "nice" in parameters:
+            # Of this thread, which runs the graph, and before the session, whose workers inherit it.
+            os.nice(int(parameters["nice"]))
         try:
             wanted = providers(config, kind=args["model_instance_kind"], device_id=args["model_instance_device_id"])
             options = _session_options(parameters)
