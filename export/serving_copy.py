@@ -110,10 +110,12 @@ class ServingCopy:
 
         What was left out is tried again when its files have changed.
         """
-        sizes = self.source.sizes(model, version)
-        if not required and self._left_out.get((model, version)) == sizes:
-            return
+        sizes: Mapping[str, int] = {}
         try:
+            if not required:
+                sizes = self.source.sizes(model, version)
+                if self._left_out.get((model, version)) == sizes:
+                    return
             self._copy(model, version, destination)
         except (StoreUnavailable, StoreRefused):
             raise

@@ -111,11 +111,19 @@ class PathLoss:
         found, mean = np.maximum(heard.rss_db, heard.floor_db) if near_db is None else near_db, self.at(heard.logs)
         for _ in range(STEPS):
             seen, variance = linearised(heard.rss_db, heard.floor_db, found)
-            likely = mean + self.sigma_db**2 / (variance + self.sigma_db**2) * (seen - mean)
-            found = found + DAMPING * (likely - found)
+            found = nearer(found, seen, variance, mean, self.sigma_db**2)
         return found
 
     def at(self, logs: Logs) -> Logs:
         """The mean strength in dB at distances, as `log_distance` gives them: a NumPy array or a tensor."""
         mean: Logs = self.level_db + self.slope_db * logs
         return mean
+
+
+def nearer(near_db: Numbers, seen_db: Numbers, variance_db2: Numbers, mean_db: Numbers, fading_db2: float) -> Numbers:
+    """Signals (n,) that are a damped step from `near_db` towards the likeliest.
+
+    What is left of the mean is fading, as far as that varies more than the meter errs.
+    """
+    likely = mean_db + fading_db2 / (variance_db2 + fading_db2) * (seen_db - mean_db)
+    return near_db + DAMPING * (likely - near_db)

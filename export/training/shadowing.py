@@ -13,7 +13,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Kernel, Matern
 
 from rfserve.export.training.noise_floor import Numbers, linearised
-from rfserve.export.training.path_loss import DAMPING, Heard, PathLoss, log_distance
+from rfserve.export.training.path_loss import Heard, PathLoss, log_distance, nearer
 
 # Correlation lengths and variances of fading that are tried for each receiver; the likeliest is kept.
 LENGTHS_M = (20.0, 40.0, 80.0, 160.0)
@@ -83,7 +83,5 @@ def _fitted(heard: Heard, prior: _Prior, near_db: Numbers, steps: int) -> tuple[
         process = GaussianProcessRegressor(prior.kernel, alpha=variance + prior.fading_db2, optimizer=None)
         process.fit(heard.truths_m, signal - mean)
         smooth = mean + process.predict(heard.truths_m)
-        # What is left is fading, as far as that varies more than the meter errs.
-        found = smooth + prior.fading_db2 / (prior.fading_db2 + variance) * (signal - smooth)
-        near_db = near_db + DAMPING * (found - near_db)
+        near_db = nearer(near_db, signal, variance, smooth, prior.fading_db2)
     return process, near_db
