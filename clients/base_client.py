@@ -24,12 +24,14 @@ class BaseClient:
         known_receivers: Collection[int] | None,
         minimum_receivers: int | None,
         priority: Priority,
+        pad_receivers: bool = True,
         **options: Any,
     ) -> None:
         self.connection = Connection(url=url, timeout_s=timeout_s, **options)
         self.model, self.version = model, version
         self.known_receivers, self.minimum_receivers = known_receivers, minimum_receivers
         self.priority = Priority(priority)
+        self.pad_receivers = pad_receivers
         self.counts = Counts()
         self._budget = RetryBudget(self.connection.retry_limit)
         self._servers = self.connection.open(make)
@@ -41,4 +43,5 @@ class BaseClient:
             request_id,
             known_receivers=self.known_receivers,
             minimum_receivers=self.minimum_receivers,
+            pad_receivers=self.pad_receivers,
         )

@@ -25,8 +25,9 @@ class LocalizationClient(BaseClient):
     """Asks servers for fixes; safe to use from several threads.
 
     `timeout_s` is the deadline of a call, retries included. An empty `version` takes the newest that is served. Further
-    options are those of `Connection` (several servers, connections, retries, TLS). Methods raise the errors of
-    `rfserve.clients.errors`, and `TensorError` for tensors that do not fit the model's spec, before anything is sent.
+    options are `pad_receivers` and those of `Connection` (several servers, connections, retries, TLS). Methods raise
+    the errors of `rfserve.clients.errors`, and `TensorError` for tensors that do not fit the model's spec, before
+    anything is sent.
 
     `known_receivers` are the receiver ids that the checkpoint was trained with, if that is not all of 0 to 9. Receivers
     that must not be sent (an id that is not among them, the same receiver twice) are an error, or are left out as long
@@ -34,6 +35,9 @@ class LocalizationClient(BaseClient):
 
     `priority` is that of every request in the server's queues. `NORMAL` is for what somebody waits for; `BULK` lets all
     others go first, and may wait for up to 30 s in a queue if `timeout_s` allows it.
+
+    Requests have ten receiver slots, however many receivers there are, so that any two can share a batch. With
+    `pad_receivers=False` they have as many as there are receivers: with three of them, a third of the bytes.
 
     `shared_memory` hands tensors to a server on this machine without sending them: worth it for the raw IQ of the
     ensembles, and not for what is smaller (see `rfserve.clients.shared_memory`); a server may want its administrator's

@@ -30,6 +30,7 @@ class Question:
         *,
         known_receivers: Collection[int] | None = None,
         minimum_receivers: int | None = None,
+        pad_receivers: bool = True,
     ) -> None:
         begun = time.perf_counter()
         self.model = model
@@ -37,7 +38,7 @@ class Question:
         screened = [_screen(event, known_receivers, Screen(minimum_receivers)) for event in events]
         self._known = [_known(event) for event in screened]
         self._places = [[(o.latitude_deg, o.longitude_deg) for o in event] for event in screened]
-        self.arrays = tensors(ensemble(model), screened)
+        self.arrays = tensors(ensemble(model), screened, pad_receivers=pad_receivers)
         self._made = time.perf_counter()
         self._prepare_ms = 1e3 * (self._made - begun)
 
@@ -84,36 +85,43 @@ def ensemble(model: str) -> EnsembleSpec:
     return spec
 
 
-def tensors(spec: EnsembleSpec, events: Sequence[Sequence[Observation]]) -> dict[str, Array]:
-    """One row for each event, padded to the served number of receivers; `TensorError` or `EventError` when unfit."""
+def tensors(
+    spec: EnsembleSpec, events: Sequence[Sequence[Observation]], *, pad_receivers: bool = True
+) -> dict[str, Array]:
+    """One row for each event, padded to the served number of receivers; `TensorError` or `EventError` when unfit.
+
+    Without `pad_receivers`, to that of the event that has most.
+    """
     if not events or not all(events):
         raise EventError("an event holds no observation; expected at least one receiver in each")
     lengths = {o.iq.size for event in events for o in event}
     if len(lengths) != 1:
         raise EventError(f"observations have {sorted(lengths)} samples; expected the same number in all: align them")
-    rows = [_row(spec, event) for event in events]
+    slots = max(len(event) for event in events)
+    if pad_receivers and "receivers" in spec.bounds:
+        # The batcher joins requests of one shape only.
+        slots = max(slots, spec.bounds["receivers"].served)
+    rows = [_row(spec, event, slots) for event in events]
     stacked = {t.name: np.stack([row[t.name] for row in rows]) for t in spec.inputs}
     spec.check(stacked)
     return stacked
 
 
-def _row(spec: EnsembleSpec, event: Sequence[Observation]) -> dict[str, Array]:
-    slots = spec.bounds.get("receivers")
-    if slots is None:
+def _row(spec: EnsembleSpec, event: Sequence[Observation], slots: int) -> dict[str, Array]:
+    receivers = spec.bounds.get("receivers")
+    if receivers is None:
         if len(event) != 1:
             raise EventError(f"{spec.name} takes one receiver, got {len(event)}; choose one, or use locate")
         return {t.name: _values(t, event[0], 0) for t in spec.inputs}
-    if len(event) > slots.maximum:
-        raise EventError(f"{spec.name} takes up to {slots.maximum} receivers, got {len(event)}; choose some")
-    outside = receiver_checks.unknown(dict(enumerate(event)), range(slots.maximum), "the networks have")
+    if len(event) > receivers.maximum:
+        raise EventError(f"{spec.name} takes up to {receivers.maximum} receivers, got {len(event)}; choose some")
+    outside = receiver_checks.unknown(dict(enumerate(event)), range(receivers.maximum), "the networks have")
     for error in outside.values():
         raise error
     row = {}
     for tensor in spec.inputs:
         held = np.stack([_values(tensor, o, i) for i, o in enumerate(event)])
-        # Always the served number of slots: the batcher joins requests of one shape only.
-        padding = [(0, max(slots.served - len(event), 0)), *[(0, 0)] * (held.ndim - 1)]
-        row[tensor.name] = np.pad(held, padding)
+        row[tensor.name] = np.pad(held, [(0, slots - len(event)), *[(0, 0)] * (held.ndim - 1)])
     return row
 
 

@@ -47,6 +47,12 @@ def add_to(parser: argparse.ArgumentParser, *, priority: str = "normal") -> None
         "a cancelled call can end a Triton with a segmentation fault (seen with 24.10)",
     )
     group.add_argument(
+        "--unpadded",
+        action="store_true",
+        help="send the receivers that there are, not ten slots: for three of them, 0.39 instead of 1.31 MB of raw IQ; "
+        "requests of other numbers of receivers then share no batch",
+    )
+    group.add_argument(
         "--shared-memory",
         action="store_true",
         help="hand tensors to a server on this machine without sending them (rfserve-server run --open-shared-memory)",
@@ -65,7 +71,7 @@ def client_of(options: argparse.Namespace, model: str = "locate") -> Client:
     names = ("url", "timeout_s", "try_timeout_s", "connections")
     tls = ("tls", "root_certificates", "private_key", "certificate_chain")
     given = {name: getattr(options, name) for name in (*names, *tls)}
-    given |= {"model": model, "priority": PRIORITIES[options.priority]}
+    given |= {"model": model, "priority": PRIORITIES[options.priority], "pad_receivers": not options.unpadded}
     if options.hedge_after_ms is not None:
         if options.shared_memory:
             raise ClientError(

@@ -21,11 +21,14 @@ from served import BriefServer
 
 from rfserve.clients import cli
 from rfserve.clients import client as client_module
+from rfserve.clients.alignment import align
 from rfserve.clients.async_client import AsyncLocalizationClient
 from rfserve.clients.client import LocalizationClient
 from rfserve.clients.errors import ClientError, DeadlineExceeded, ModelUnavailable, Overloaded, RequestRejected
 from rfserve.clients.hedging import Hedging
+from rfserve.clients.recording import read_event
 from rfserve.clients.retries import RetryLimit
+from rfserve.clients.synthetic_event import SyntheticEvent, write
 from rfserve.export import pbtxt
 from rfserve.export.spec import example, find
 from rfserve.export.spec.queueing import Priority
@@ -208,6 +211,27 @@ def test_interactive_call_is_answered_before_the_bulk_that_waits(impatient):
     # Two run already, and two more may be done before it is.
     assert asyncio.run(bulk_left(impatient.grpc_url, arrays)) >= 8
     assert bulk_left_of_threads(impatient.grpc_url, arrays) >= 8
+
+
+def test_receivers_alone_give_the_same_fix_in_fewer_bytes(server, tmp_path, monkeypatch):
+    collection = write(SyntheticEvent(receivers=3), tmp_path)
+    event = align(read_event([collection]))
+    sizes, to_wire = [], client_module.to_wire
+
+    def remembered(model, arrays):
+        sizes.append(arrays["raw_iq"].nbytes)
+        return to_wire(model, arrays)
+
+    monkeypatch.setattr(client_module, "to_wire", remembered)
+    fixes = []
+    for padded in (True, False):
+        with LocalizationClient(server.grpc_url, timeout_s=30.0, pad_receivers=padded) as client:
+            fixes.append(client.locate(event))
+    for name in ("latitude_deg", "longitude_deg", "sigma_north_m", "sigma_east_m"):
+        assert getattr(fixes[1], name) == pytest.approx(getattr(fixes[0], name), rel=1e-6)
+    assert cli.main(["locate", str(collection), "--url", server.grpc_url, "--unpadded"]) == 0
+    least = 3 * 2 * 4 * event[0].iq.size
+    assert sizes == [10 * least // 3, least, least]
 
 
 def regions():

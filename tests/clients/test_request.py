@@ -41,6 +41,15 @@ def test_tensors_have_one_shape_whatever_the_number_of_receivers(observe):
     assert shapes[1] == shapes[4] == shapes[10]
 
 
+def test_tensors_hold_the_receivers_alone_when_not_padded(observe):
+    padded, made = (tensors(ensemble("locate"), [[observe()] * 2, [observe()] * 3], pad_receivers=p) for p in (1, 0))
+    assert made["mask"].tolist() == [[True, True, False], [True] * 3]
+    for name, values in made.items():
+        np.testing.assert_array_equal(values, padded[name][:, :3])
+    (one,) = tensors(ensemble("locate_spectrogram"), [[observe()]], pad_receivers=False).values()
+    assert one.shape == (1, 2, 16384)
+
+
 def test_receiver_ids_are_those_given_else_the_place(observe):
     made = tensors(ensemble("locate"), [[observe(receiver_id=7), observe(), observe(receiver_id=0)]])
     np.testing.assert_array_equal(made["receiver_ids"][0, :3], [7, 1, 0])
