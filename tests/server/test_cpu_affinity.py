@@ -9,6 +9,7 @@ from google.protobuf import text_format
 from served import BriefServer
 
 from rfserve.export import pbtxt
+from rfserve.server import process_group
 from rfserve.server.backends.onnxruntime.cpu_affinity import cpus, of_instance, worker_option
 from rfserve.server.process import ServerOptions
 
@@ -72,9 +73,5 @@ def test_a_model_that_fills_the_machine_keeps_to_its_cpus(repository: Path, tmp_
 
 
 def _allowed_cpus_of_stub(server: int) -> list[set[int]]:
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit() or os.getpgid(int(process.name)) != server:
-            continue
-        if "triton_python_backend_stub" in (process / "cmdline").read_text():
-            return [os.sched_getaffinity(int(task.name)) for task in (process / "task").iterdir()]
-    raise AssertionError("no stub runs")
+    stub = process_group.stubs(server)[0]
+    return [os.sched_getaffinity(int(task.name)) for task in Path(f"/proc/{stub.pid}/task").iterdir()]
