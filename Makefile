@@ -120,4 +120,4 @@ precisions: setup
 .PHONY: clean
 clean:
 	rm -rf .build build dist *.egg-info
-	! git rev-parse --is-inside-work-tree >/dev/null 2>&1 || git clean -fdXq -- $(REPOSITORY)
+	if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then git clean -fdXq -- $(REPOSITORY); fi

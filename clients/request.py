@@ -98,9 +98,9 @@ def tensors(
     if len(lengths) != 1:
         raise EventError(f"observations have {sorted(lengths)} samples; expected the same number in all: align them")
     slots = max(len(event) for event in events)
-    if pad_receivers and "receivers" in spec.bounds:
+    if pad_receivers:
         # The batcher joins requests of one shape only.
-        slots = max(slots, spec.bounds["receivers"].served)
+        slots = max(slots, spec.served_sizes.get("receivers", 1))
     rows = [_row(spec, event, slots) for event in events]
     stacked = {t.name: np.stack([row[t.name] for row in rows]) for t in spec.inputs}
     spec.check(stacked)

@@ -45,9 +45,8 @@ class Dft(nn.Module):
             left //= radix
         matrices[-1] = matrices[-1].swapaxes(1, 2)
         for index, parts in enumerate(matrices):
-            count, *rows_and_columns = parts.shape
-            flat = parts.reshape(count, math.prod(rows_and_columns[:2]), -1)
-            self.register_buffer(f"stage_{index}", torch.from_numpy(flat.copy()), persistent=False)
+            flat = torch.from_numpy(parts.copy()).flatten(3).flatten(1, 2)
+            self.register_buffer(f"stage_{index}", flat, persistent=False)
         self.register_buffer("bins", torch.from_numpy(_bins(self.digits, radices)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,6 +62,11 @@ class Dft(nn.Module):
             groups, digits = groups * digits, radix
             x = torch.matmul(self.get_buffer(f"stage_{index}"), x.reshape(groups, left, 2 * radix, -1))
         return x.reshape(groups, 2, digits, -1)
+
+    @staticmethod
+    def power(results: Tensor) -> Tensor:
+        """Squared magnitudes of results (groups, 2, r_last, …), in the order of `bins`: (groups · r_last, …)."""
+        return (results * results).sum(1).flatten(0, 1)
 
 
 def _stage(points: int, radix: int) -> NDArray[np.complex128]:

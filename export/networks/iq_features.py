@@ -36,7 +36,6 @@ class IqFeatures(nn.Module):
     """
 
     sample: Tensor
-    place: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +43,6 @@ class IqFeatures(nn.Module):
         self.noise_floor = NoiseFloor(self.spectrum.bins)
         self.frequency_offset = FrequencyOffset(self.spectrum.bins)
         self.register_buffer("sample", torch.arange(WINDOW_SAMPLES), persistent=False)
-        self.register_buffer("place", torch.arange(HOP), persistent=False)
 
     def forward(
         self, raw_iq: Tensor, sample_rate_hz: Tensor, full_scale_dbm: Tensor, receiver_positions: Tensor, mask: Tensor
@@ -62,7 +60,7 @@ class IqFeatures(nn.Module):
         positions = rows.gather(receiver_positions)
         blocks = iq[:, :, : HOP * (iq.shape[-1] // HOP)].reshape(iq.shape[0], 2, -1, HOP)
         energy = _energy(blocks).sum(-1).sum(1)
-        beyond = self.place >= HOP - iq.shape[-1] % HOP
+        beyond = self.sample[:HOP] >= HOP - iq.shape[-1] % HOP
         total = energy.sum(-1) + where(beyond, _energy(iq[:, :, -HOP:]).sum(1), 0.0).sum(-1)
         # Sums carry NaN and infinity in every runtime; maxima do not.
         others = scale.abs() + positions.to(torch.float64).abs().sum(-1)

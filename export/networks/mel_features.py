@@ -68,8 +68,7 @@ class MelFeatures(nn.Module):
         starts = torch.div(self.frame * (2 * span) + (MEL_FRAMES - 1), 2 * (MEL_FRAMES - 1), rounding_mode="floor")
         # Samples first: they are picked for all channels at once, and come as the transform wants them.
         picked = channels.flatten(0, 1).transpose(0, 1).index_select(0, (self.sample + starts).flatten())
-        spectra: Tensor = self.dft(picked.reshape(MEL_FFT_SAMPLES // RADICES[0], 1, RADICES[0], -1))
-        return (spectra * spectra).sum(1).flatten(0, 1)
+        return self.dft.power(self.dft(picked.reshape(MEL_FFT_SAMPLES // RADICES[0], 1, RADICES[0], -1)))
 
 
 def _by_result(filters: Tensor, bins: Tensor, points: int) -> Tensor:

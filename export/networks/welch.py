@@ -43,13 +43,15 @@ class ShortTimeSpectrum(nn.Module):
     (512): bin k is k/512 cycles a sample. Time is the last axis, which is what the products of the transform want.
     """
 
-    bins: Tensor
-
     def __init__(self) -> None:
         super().__init__()
         window = cosine_window(SEGMENT, BLACKMAN_HARRIS)
         self.dft = Dft(*RADICES, window=(window / window.square().sum().sqrt()).numpy())
-        self.register_buffer("bins", self.dft.bins, persistent=False)
+
+    @property
+    def bins(self) -> Tensor:
+        """The order in which bins come."""
+        return self.dft.bins
 
     def forward(self, blocks: Tensor) -> Tensor:
         """Blocks FP32 (n, 2, blocks, 256) to spectra FP64 (groups, 2, 8, n, blocks - 1), real part first."""
@@ -61,10 +63,9 @@ class ShortTimeSpectrum(nn.Module):
         spectra: Tensor = self.dft(segments.flatten(3))
         return spectra.reshape(*spectra.shape[:3], blocks.shape[0], -1)
 
-    @staticmethod
-    def density(spectra: Tensor) -> Tensor:
+    def density(self, spectra: Tensor) -> Tensor:
         """Power (512, n, segments) of spectra."""
-        return (spectra * spectra).sum(1).flatten(0, 1)
+        return self.dft.power(spectra)
 
     @staticmethod
     def at(spectra: Tensor, place: Tensor) -> Tensor:
@@ -196,7 +197,7 @@ class FrequencyOffset(nn.Module):
         padded = nn.functional.pad(pair * window, (0, ZOOM))[:, :, :ZOOM]
         first = ZOOM_RADICES[0]
         spectra = self.dft(padded.reshape(-1, 2, first, ZOOM // first).permute(3, 1, 2, 0))
-        power = (spectra * spectra).sum(1).flatten(0, 1).index_select(0, self.ascending).transpose(0, 1)
+        power = self.dft.power(spectra).index_select(0, self.ascending).transpose(0, 1)
         top = power.argmax(-1, keepdim=True)
         height = power.gather(-1, top).squeeze(-1)
         left, middle, right = power.gather(-1, (top + self.around) % ZOOM).clamp(min=TINY).log().unbind(-1)

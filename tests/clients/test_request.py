@@ -42,7 +42,9 @@ def test_tensors_have_one_shape_whatever_the_number_of_receivers(observe):
 
 
 def test_tensors_hold_the_receivers_alone_when_not_padded(observe):
-    padded, made = (tensors(ensemble("locate"), [[observe()] * 2, [observe()] * 3], pad_receivers=p) for p in (1, 0))
+    padded, made = (
+        tensors(ensemble("locate"), [[observe()] * 2, [observe()] * 3], pad_receivers=p) for p in (True, False)
+    )
     assert made["mask"].tolist() == [[True, True, False], [True] * 3]
     for name, values in made.items():
         np.testing.assert_array_equal(values, padded[name][:, :3])
