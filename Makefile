@@ -89,13 +89,15 @@ tools:
 	  dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb; } >/dev/null 2>&1 || \
 	  echo "note: no promtool, and apt-get cannot download the package prometheus: rules are not tested"
 
-# Two at a time, then those with a tritonserver in turn: a busy machine is what they measure, and it has cost a server its
-# start. What fails is run once more and listed as RERUN: machines of CI stand still for a second now and then. The models
-# that the first run exports are there for the second.
+# Two at a time: those that compute, then those with a tritonserver, which mostly wait for it, and which a machine full of
+# exports has cost their server; then those that measure, in turn. What fails is run once more and listed as RERUN: machines
+# of CI stand still for a second now and then. The models that the first run exports are there for the others.
 .PHONY: test
 test: setup tools
 	@exports="$$(mktemp -d)"; trap 'rm -rf "$$exports"' EXIT; export RFSERVE_EXPORTS="$$exports"; \
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --reruns 1 -m "not server" && $(BIN)/python -m pytest -m server --reruns 1
+	for those in "not server" "server and not alone"; do \
+	  $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --reruns 1 -m "$$those" || exit; done; \
+	$(BIN)/python -m pytest --reruns 1 -m alone
 
 # What was kept goes into the table, also when others kept the machine too busy for the rest.
 .PHONY: bench

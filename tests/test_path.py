@@ -156,6 +156,7 @@ def test_real_event_is_located_and_a_false_one_refused(server, recordings):
         align(read_event([sigmf / "anthorn-20251207a" / "anthorn-20251207a.sigmf-collection"]))
 
 
+@pytest.mark.alone
 def test_locust_keeps_a_wide_budget_and_breaks_an_absurd_one(server, tmp_path: Path):
     locustfile = Path(__file__).parents[1] / "loadtest" / "locustfile.py"
     command = [sys.executable, "-m", "locust", "-f", str(locustfile), "HeimdallNetUser", "--headless", "-u", "1"]

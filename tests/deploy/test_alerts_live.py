@@ -28,6 +28,7 @@ def test_every_alert_has_its_experiment():
 
 
 @pytest.mark.server
+@pytest.mark.alone
 def test_prometheus_fires_the_alert_of_a_dead_model_and_no_other(small_model):
     if tool("prometheus") is None:
         pytest.skip(f"prometheus {MISSING}")

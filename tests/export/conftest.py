@@ -2,13 +2,16 @@
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+
+from rfserve.export import parity
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -52,3 +55,12 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
         return {names.get(k, k): v for k, v in content.items()}
 
     return load
+
+
+@pytest.fixture(scope="module")
+def brief_gate() -> Iterator[None]:
+    """The parity gate with the first of its cases only, for modules that publish much and test what lies around it."""
+    every = parity.cases
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(parity, "cases", lambda spec: islice(every(spec), 1))
+        yield

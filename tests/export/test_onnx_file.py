@@ -73,7 +73,9 @@ def test_a_newer_ir_version_than_servers_read_is_refused(written, tmp_path: Path
         onnx_file.check(tmp_path / "model.onnx", spec)
 
 
-def test_weights_beyond_protobufs_limit_lie_beside_the_graph_and_in_the_manifest(tmp_path: Path, monkeypatch):
+def test_weights_beyond_protobufs_limit_lie_beside_the_graph_and_in_the_manifest(
+    tmp_path: Path, monkeypatch, brief_gate
+):
     monkeypatch.setattr(onnx_file, "LARGEST_BYTES", 1_000_000)
     spec = GRAPHS["heimdall_net"]
     repository = Repository(tmp_path)

@@ -22,6 +22,8 @@ from rfserve.export.spec import GRAPHS
 from rfserve.export.spec.precision import FP16, FP32, INT8, PRECISIONS, DriftLimit
 from rfserve.export.verification import problems
 
+pytestmark = pytest.mark.usefixtures("brief_gate")
+
 SPEC = GRAPHS["localization_net"]
 WIDE = DriftLimit(position_p99_m=1e6, position_worst_m=1e6, sigma_p99_percent=1e6, sigma_worst_percent=1e6)
 

@@ -43,6 +43,8 @@ from rfserve.export.training.season import Season
 from rfserve.export.training.split import by_place, everything
 from rfserve.server.process import ServerOptions
 
+pytestmark = pytest.mark.usefixtures("brief_gate")
+
 SPEC = GRAPHS["heimdall_net"]
 EVENTS = walk(200, shadowing_db=2.0)
 SMALL = by_place(walk(80, receivers=5, shadowing_db=2.0))

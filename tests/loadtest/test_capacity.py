@@ -238,6 +238,7 @@ def test_question_takes_the_budget_of_the_spec():
 
 
 @pytest.mark.server
+@pytest.mark.alone
 def test_capacity_of_a_real_server(server, tmp_path, capsys):
     """Two cores that others use as well: the answer has to be that of the points, whatever they are."""
     file = tmp_path / "capacity.json"

@@ -47,6 +47,7 @@ def plan_file(folder: Path, budget: str, *, rate_hz: float = 30, duration_s: flo
 FEW = 'figures = ["p50_ms", "error_rate", "throughput_hz"]'
 
 
+@pytest.mark.alone
 def test_budgets_that_hold_pass_and_are_written(server, repository, tmp_path, capsys):
     plan, file = plan_file(tmp_path, WIDE, figures=FEW), tmp_path / "run.json"
     options = ["--url", server.grpc_url, "--repository", str(repository), "--json", str(file)]
@@ -85,6 +86,7 @@ def test_budget_that_is_broken_fails(server, tmp_path, capsys):
     assert re.search(r"-> error_rate 1 .* is over the budget of 0\.2: .*deadline", shown), shown
 
 
+@pytest.mark.alone
 def test_rate_beyond_the_generator_is_invalid(server, tmp_path, capsys):
     # Late enough a p99 lets every request be late, and is no excuse for a schedule that takes longer than its window.
     plan = plan_file(tmp_path, WIDE.replace("20000", "60000"), rate_hz=20_000, duration_s=0.4, figures=FEW)
@@ -116,6 +118,7 @@ def closed(users: int, duration_s: float = 0.5) -> Plan:
     return Plan(name="x", device="cpu-2core", phases=(phase,), repetitions=1, warm_up_s=0.3, timeout_s=2)
 
 
+@pytest.mark.alone
 def test_workers_share_one_schedule_and_one_closed_loop(server, engine, lone_engine):
     streams = (Stream(model="mel_features", rate_hz=25), Stream(model="heimdall_net", users=3))
     plan = Plan(

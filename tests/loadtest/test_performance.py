@@ -161,6 +161,7 @@ def test_rounds_in_which_others_worked_are_made_again(monkeypatch):
 
 
 @pytest.mark.server
+@pytest.mark.alone
 def test_every_way_of_a_network_is_measured_in_one_run(repository, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "BLOCK_S", 0.01)
     monkeypatch.setattr(benchmark, "ROUND_S", 0.2)

@@ -9,7 +9,7 @@ from rfserve.loadtest.endpoint import Endpoint
 from rfserve.loadtest.plan import Phase, Plan, Stream
 from rfserve.server import process_group
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.alone]
 
 MODEL = "mel_features"
 WINDOW_S = 4.0

@@ -17,6 +17,7 @@ from tritonclient.grpc import service_pb2
 from rfserve.export import onnx_file
 from rfserve.export.spec import GRAPHS, example
 from rfserve.export.spec.queueing import REFUSAL_TEXTS
+from rfserve.server import process_group
 from rfserve.server.http_api import HttpApi
 from rfserve.server.options import ServerOptions
 from rfserve.server.process import TritonServer
@@ -64,20 +65,7 @@ class Target:
         options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
         self.channel = grpc.insecure_channel(server.grpc_url, options=options)
         self.infer = self.channel.unary_unary(METHOD)
-        self.processes = self.stubs()
-
-    def stubs(self) -> set[str]:
-        """The processes that run the models."""
-        found = set()
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                except (FileNotFoundError, ProcessLookupError):
-                    continue
-                if int(fields[2]) == self.server.pid and fields[0] != "Z":
-                    found.add(entry.name)
-        return found
+        self.processes = process_group.stubs(server.pid)
 
     def ask(self, data: bytes) -> str:
         """The name of gRPC's status."""
@@ -97,7 +85,7 @@ class Target:
                 got = np.frombuffer(raw, np.float32).reshape(tensor.shape)
                 wanted = self.expected[model][tensor.name]
                 np.testing.assert_allclose(got, wanted, rtol=0, atol=GRAPHS[model].tolerance, err_msg=model)
-        assert self.stubs() == self.processes
+        assert process_group.stubs(self.server.pid) == self.processes
 
 
 def status(call: Any) -> str:

@@ -4,7 +4,7 @@ import pytest
 from mixed_batches import CASES, ratio
 from soak import MIB, measure
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.alone]
 
 
 @pytest.mark.parametrize("case", ["receiver counts", "models at once"])

@@ -10,7 +10,7 @@ from wire_load import Outcome, WireLoad, serialised
 from rfserve.export.spec import example, find
 from rfserve.export.spec.queueing import Priority
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.alone]
 
 # Triton's batcher looks again after 500 ms when nothing wakes it.
 STALL_S = 0.4
