@@ -6,13 +6,14 @@ machine. A row costs s, and k instances share the cores, so that a batch of P ro
 
     rows of a batch that the batcher puts together   P = max(1, floor(EXECUTION_SHARE B / (k s)))
     time-out of a request that waits                 T = QUEUE_SHARE B
-    requests that may wait                           N = max(1, floor(T / s))
+    requests that may wait                           N = max(2 k, floor(T / s))
 
 A full queue of single requests is empty after N s <= T, so what is admitted is answered within T + k P s <= B, and what
-cannot be is refused at once ("Exceeds maximum queue size"). When the server is slower than s says, because other models
-run on the same cores, say, or requests have many rows, T still holds: whoever waited longer is refused ("Request
-timeout expired"). Where s has not been measured, N is `UNMEASURED_SIZE`, P the largest batch, and T alone keeps the
-budget.
+cannot be is refused at once ("Exceeds maximum queue size"). 2 k, because requests that come together are all in the
+queue before the batcher hands the first to an instance, free as it may be: one for each to run, and one to wait. When
+the server is slower than s says, because other models run on the same cores, say, or requests have many rows, T still
+holds: whoever waited longer is refused ("Request timeout expired"). Where s has not been measured, N is
+`UNMEASURED_SIZE`, P the largest batch, and T alone keeps the budget.
 """
 
 from collections.abc import Mapping
@@ -77,7 +78,8 @@ def queue_limits(spec: ModelSpec, target: str) -> Mapping[Priority, QueueLimits]
     """
     timeout_ms = QUEUE_SHARE * spec.budget(target).p99_ms
     row_ms = spec.row_costs_ms.get(target)
-    size = UNMEASURED_SIZE if row_ms is None else max(1, int(timeout_ms / row_ms))
+    burst = 2 * spec.placements[target].instances
+    size = UNMEASURED_SIZE if row_ms is None else max(burst, int(timeout_ms / row_ms))
     patient_ms = max(timeout_ms, PATIENT_TIMEOUT_MS)
     return {
         Priority.URGENT: QueueLimits(timeout_ms=patient_ms, size=URGENT_SIZE),
