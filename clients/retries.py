@@ -19,6 +19,8 @@ from rfserve.clients.servers import Channel, Servers
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
+# Triton's batcher sleeps for 0.5 s when it has missed that an instance is free, and refuses what it then finds too old.
+BATCHER_ASLEEP_S = (0.45, 0.8)
 T = TypeVar("T")
 
 
@@ -90,7 +92,8 @@ class Attempts(Generic[T]):
     """The tries of one call: the time and the server for each, and the pause after one that failed.
 
     A server that is away is asked again after a pause, unless another one is left to ask at once. A full queue, a model
-    that is not ready and an answer that never came are worth another server, never the same one again.
+    that is not ready and an answer that never came are worth another server, never the same one again; unless it was
+    refused after as long as Triton's batcher oversleeps, for then the server has nothing to do.
     """
 
     def __init__(self, timeout_s: float, servers: Servers[T], budget: RetryBudget, counts: Counts) -> None:
@@ -98,6 +101,7 @@ class Attempts(Generic[T]):
         self._servers, self._budget, self._counts = servers, budget, counts
         self._pause_s = FIRST_PAUSE_S
         self._failed: set[str] = set()
+        self._began = time.monotonic()
         self._problem: RequestError | None = None
         budget.call()
         counts.add("calls")
@@ -105,6 +109,7 @@ class Attempts(Generic[T]):
     def __iter__(self) -> Iterator[tuple[float, Channel[T]]]:
         """What is left of the time-out, and whom to ask, for each try; ends when no time is left."""
         while (left := self.left_s) > 0:
+            self._began = time.monotonic()
             yield left, self._servers.pick(self._failed)
 
     @property
@@ -135,7 +140,11 @@ class Attempts(Generic[T]):
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
             self._failed.clear()
         elsewhere = others and isinstance(error, Overloaded | ModelUnavailable | DeadlineExceeded)
-        if not (away or elsewhere) or pause >= self.left_s:
+        shortest_s, longest_s = BATCHER_ASLEEP_S
+        overslept = isinstance(error, Overloaded) and shortest_s <= time.monotonic() - self._began <= longest_s
+        if overslept and not others:
+            self._failed.clear()
+        if not (away or elsewhere or overslept) or pause >= self.left_s:
             raise error
         if not self._budget.take():
             self._counts.add("refused")

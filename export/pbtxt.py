@@ -19,7 +19,7 @@ CPU_PARAMETERS = {"enable_mem_pattern": "0"}
 # What a step before the last adds to its processes' nice value, where CPUs are shared. A step that is done sooner than
 # the next one can follow makes work that is then refused: of 2347 windows at twice the capacity of `locate`, 160 were
 # for nothing. As it is, the next step goes first, and a request is refused before anything was done for it.
-YIELDING_NICE = 5
+YIELDING_NICE = 10
 # Options of the stock backend's CUDA provider that hold only when given as parameters.
 CUDA_PARAMETERS = {
     "cudnn_conv_algo_search": "1",  # heuristic: the exhaustive search stalls the first request of every new shape

@@ -15,6 +15,7 @@ import backend
 import hot_swap
 import mixed_batches
 import overload
+import scheduling
 import soak
 from figures import head
 
@@ -27,6 +28,7 @@ def alone(script: str) -> None:
 PARTS: Mapping[str, Callable[[], None]] = {
     "backend": backend.main,
     "overload": overload.main,
+    "scheduling": scheduling.main,
     "mixed_batches": mixed_batches.main,
     "hot_swap": hot_swap.main,
     "alerts": alerts.report,

@@ -79,6 +79,31 @@ def impatient(repository, tmp_path_factory):
         yield server
 
 
+@pytest.fixture
+def sleepy(small_model, tmp_path):
+    """A server whose batcher misses every third time that its only instance is free."""
+    shutil.copytree(small_model / SMALL, tmp_path / SMALL)
+    for file in [tmp_path / SMALL / "config.pbtxt", *(tmp_path / SMALL / "configs").iterdir()]:
+        config = pbtxt.parse(file.read_text())
+        config.instance_group[0].count = 1
+        file.write_text(text_format.MessageToString(config))
+    with serving(tmp_path) as server:
+        yield server
+
+
+def test_what_the_batcher_overslept_is_sent_again(sleepy):
+    arrays = example(find(SMALL))
+    options = {"timeout_s": 20.0, "retry_limit": RetryLimit(burst=1000)}
+    with LocalizationClient(sleepy.grpc_url, **options) as client, ThreadPoolExecutor(3) as workers:
+        expected, _ = client.infer(SMALL, arrays)
+        for _ in range(400):
+            for answer in workers.map(lambda _: client.infer(SMALL, arrays)[0], range(3)):
+                np.testing.assert_array_equal(answer["mel_spectrogram"], expected["mel_spectrogram"])
+            if client.counts.retries:
+                break
+        assert client.counts.retries >= 1
+
+
 def end(server, number):
     os.killpg(server.pid, number)
 

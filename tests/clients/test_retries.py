@@ -66,6 +66,22 @@ def test_another_server_is_asked_at_once_and_each_only_once(begin, kind):
             attempts.failed(channel, kind("no"))
 
 
+@pytest.mark.parametrize(("waited_s", "again"), [(0.1, False), (0.5, True), (2.0, False)])
+def test_one_server_is_asked_again_when_its_batcher_overslept(begin, monkeypatch, waited_s, again):
+    now = [100.0]
+    monkeypatch.setattr(retries.time, "monotonic", lambda: now[0])
+    attempts = begin()
+    tries = iter(attempts)
+    for _ in range(2):
+        _, channel = next(tries)
+        now[0] += waited_s
+        if again:
+            assert attempts.failed(channel, Overloaded("too old")) == 0
+        else:
+            with pytest.raises(Overloaded):
+                attempts.failed(channel, Overloaded("too old"))
+
+
 def test_refused_request_is_not_sent_to_another_server(begin):
     attempts = begin(servers="ab")
     with pytest.raises(RequestRejected):

@@ -1,7 +1,8 @@
-"""Steps that feed others let those go first: their processes' nice value, in the files and in a running server."""
+"""Who lets whom go first: steps that feed others by their nice value, and no thread takes a CPU on waking."""
 
 import os
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +31,10 @@ def test_their_threads_yield_in_a_running_server(server):
     expected = {name: {own + (pbtxt.YIELDING_NICE if name in FEEDING else 0)} for name in found}
     assert found == expected
     assert set(found) > FEEDING
+
+
+@pytest.mark.server
+def test_threads_that_wake_up_take_no_cpu_from_others(server):
+    for pid in [server.pid, *(s.pid for s in process_group.stubs(server.pid))]:
+        threads = {int(t.name) for t in Path(f"/proc/{pid}/task").iterdir()}
+        assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_BATCH}
