@@ -25,8 +25,6 @@ from rfserve.export.repository import Repository
 from rfserve.export.scaling import NEW_WEIGHTS, Scaling
 from rfserve.export.spec import ModelNotFound, example, find
 
-pytestmark = pytest.mark.usefixtures("brief_gate")
-
 MODEL = "heimdall_net"
 SPEC = find(MODEL)
 SIZES = {"receivers": 3, "samples": 256}
