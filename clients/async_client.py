@@ -18,7 +18,7 @@ from rfserve.clients.many import EventSource, Outcome
 from rfserve.clients.observation import Observation
 from rfserve.clients.retries import Attempts
 from rfserve.clients.servers import Channel
-from rfserve.export.spec.queueing import Priority
+from rfserve.export.spec.queueing import CLIENT_CONCURRENCY, Priority
 from rfserve.export.spec.tensor import Array
 
 
@@ -85,7 +85,7 @@ class AsyncLocalizationClient(BaseClient):
         self,
         events: Iterable[EventSource] | AsyncIterable[EventSource],
         *,
-        concurrency: int = 4,
+        concurrency: int = CLIENT_CONCURRENCY,
         ordered: bool = True,
         progress: bool = False,
     ) -> AsyncIterator[Outcome]:

@@ -17,7 +17,7 @@ from rfserve.clients.many import EventSource, Outcome
 from rfserve.clients.observation import Observation
 from rfserve.clients.retries import Attempts
 from rfserve.clients.shared_memory import Regions
-from rfserve.export.spec.queueing import Priority
+from rfserve.export.spec.queueing import CLIENT_CONCURRENCY, Priority
 from rfserve.export.spec.tensor import Array
 
 
@@ -99,7 +99,12 @@ class LocalizationClient(BaseClient):
         return question.fixes(answer, version)
 
     def locate_many(
-        self, events: Iterable[EventSource], *, concurrency: int = 4, ordered: bool = True, progress: bool = False
+        self,
+        events: Iterable[EventSource],
+        *,
+        concurrency: int = CLIENT_CONCURRENCY,
+        ordered: bool = True,
+        progress: bool = False,
     ) -> Iterator[Outcome]:
         """A fix or an error for each event, with up to `concurrency` requests in flight.
 

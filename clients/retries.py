@@ -130,6 +130,8 @@ class Attempts(Generic[T]):
         self._failed.add(channel.server)
         self._problem = error
         away = isinstance(error, ServerUnavailable)
+        shortest_s, longest_s = BATCHER_ASLEEP_S
+        overslept = isinstance(error, Overloaded) and shortest_s <= time.monotonic() - self._began <= longest_s
         if away or isinstance(error, DeadlineExceeded):
             self._servers.rest(channel)
         others = self._servers.others(self._failed)
@@ -138,12 +140,9 @@ class Attempts(Generic[T]):
             # Clients that lost one server together must not come back together.
             pause = self._pause_s * random.uniform(0.5, 1.0)  # noqa: S311
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        if (away or overslept) and not others:
             self._failed.clear()
         elsewhere = others and isinstance(error, Overloaded | ModelUnavailable | DeadlineExceeded)
-        shortest_s, longest_s = BATCHER_ASLEEP_S
-        overslept = isinstance(error, Overloaded) and shortest_s <= time.monotonic() - self._began <= longest_s
-        if overslept and not others:
-            self._failed.clear()
         if not (away or elsewhere or overslept) or pause >= self.left_s:
             raise error
         if not self._budget.take():

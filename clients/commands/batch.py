@@ -13,6 +13,7 @@ from rfserve.clients.event import Event
 from rfserve.clients.receivers import Receivers
 from rfserve.clients.watch import folder
 from rfserve.clients.watch.folder import Arrival, Rules
+from rfserve.export.spec.queueing import CLIENT_CONCURRENCY
 
 
 def add_to(commands: Any) -> None:
@@ -26,7 +27,9 @@ def add_to(commands: Any) -> None:
         help="SigMF collection, archive or recording, WAV or raw IQ, each an event of its own; a folder stands for "
         "the collections and archives in it, and its subfolders of recordings",
     )
-    command.add_argument("--concurrency", type=int, default=4, help="events at a time (default: %(default)s)")
+    command.add_argument(
+        "--concurrency", type=int, default=CLIENT_CONCURRENCY, help="events at a time (default: %(default)s)"
+    )
     command.add_argument("--unordered", action="store_true", help="write a line as soon as it is known")
     event_options.add_to(command)
     server_options.add_to(command, priority="bulk")

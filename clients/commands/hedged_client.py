@@ -12,6 +12,7 @@ from rfserve.clients.fix import Fix
 from rfserve.clients.many import EventSource, Outcome
 from rfserve.clients.observation import Observation
 from rfserve.clients.retries import Counts
+from rfserve.export.spec.queueing import CLIENT_CONCURRENCY
 from rfserve.export.spec.tensor import Array
 
 Answer = TypeVar("Answer")
@@ -55,7 +56,12 @@ class HedgedClient:
         return self._wait(self._client.locate(observations, request_id=request_id))
 
     def locate_many(
-        self, events: Iterable[EventSource], *, concurrency: int = 4, ordered: bool = True, progress: bool = False
+        self,
+        events: Iterable[EventSource],
+        *,
+        concurrency: int = CLIENT_CONCURRENCY,
+        ordered: bool = True,
+        progress: bool = False,
     ) -> Iterator[Outcome]:
         """As `LocalizationClient.locate_many`."""
         return many.run(self.locate, events, concurrency=concurrency, ordered=ordered, progress=progress)

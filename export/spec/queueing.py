@@ -6,7 +6,7 @@ machine. A row costs s, and k instances share the cores, so that a batch of P ro
 
     rows of a batch that the batcher puts together   P = max(1, floor(EXECUTION_SHARE B / (k s)))
     time-out of a request that waits                 T = QUEUE_SHARE B
-    requests that may wait                           N = max(`LEAST_SIZE`, floor(T / s))
+    requests that may wait                           N = max(`CLIENT_CONCURRENCY`, floor(T / s))
 
 A full queue of single requests is empty after N s <= T, so what is admitted is answered within T + k P s <= B, and what
 cannot be is refused at once ("Exceeds maximum queue size"). N is not less than what a client keeps in flight, because
@@ -26,8 +26,8 @@ from rfserve.export.spec.model import ModelSpec
 EXECUTION_SHARE = 0.25
 QUEUE_SHARE = 0.5
 UNMEASURED_SIZE = 128
-# The concurrency that clients have unless they are told.
-LEAST_SIZE = 4
+# What a client keeps in flight unless it is told otherwise.
+CLIENT_CONCURRENCY = 4
 URGENT_SIZE = 8
 BULK_SIZE = 128
 PATIENT_TIMEOUT_MS = 30_000.0
@@ -80,7 +80,7 @@ def queue_limits(spec: ModelSpec, target: str) -> Mapping[Priority, QueueLimits]
     """
     timeout_ms = QUEUE_SHARE * spec.budget(target).p99_ms
     row_ms = spec.row_costs_ms.get(target)
-    size = UNMEASURED_SIZE if row_ms is None else max(LEAST_SIZE, int(timeout_ms / row_ms))
+    size = UNMEASURED_SIZE if row_ms is None else max(CLIENT_CONCURRENCY, int(timeout_ms / row_ms))
     patient_ms = max(timeout_ms, PATIENT_TIMEOUT_MS)
     return {
         Priority.URGENT: QueueLimits(timeout_ms=patient_ms, size=URGENT_SIZE),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from figures import head, show
 from served import publish_untrained, with_steps
-from wire_load import Outcome, WireLoad, saturated, serialised
+from wire_load import Outcome, WireLoad, serialised
 
 from rfserve.export.repository import Repository
 from rfserve.export.spec import example, find
@@ -55,14 +55,15 @@ def preempt_on_waking(server: TritonServer) -> None:
 
 
 async def turn(url: str, request: bytes, found: Found) -> None:
-    """One request after the other, then as many as the server takes, then bursts with nothing between them."""
+    """One request after the other, then bursts with nothing between them, then as many as the server takes."""
     async with WireLoad(url) as wire:
         one = await wire.closed([request], concurrency=1, duration_s=LOAD_S)
         found.latency_ms.append(one.answered_at_ms(50))
         until = time.monotonic() + BURSTS_S
         while time.monotonic() < until:
             await asyncio.gather(*(wire.send(request, found.bursts) for _ in range(BURST)))
-    found.rate_hz.append((await saturated(url, [request], concurrency=SATURATED, duration_s=LOAD_S)).rate_hz)
+        many = await wire.closed([request], concurrency=SATURATED, duration_s=LOAD_S)
+        found.rate_hz.append(many.rate_hz)
 
 
 def main() -> None:

@@ -63,18 +63,27 @@ def pair(repository):
         yield one, other
 
 
+def copy_edited(model, folder, edit):
+    """A copy of a model in which every configuration is edited."""
+    shutil.copytree(model, folder)
+    for file in [folder / "config.pbtxt", *(folder / "configs").iterdir()]:
+        config = pbtxt.parse(file.read_text())
+        edit(config)
+        file.write_text(text_format.MessageToString(config))
+
+
 @pytest.fixture(scope="module")
 def impatient(repository, tmp_path_factory):
     """A server that heeds the time-out of a request, and has none of its own that would come first."""
     folder = tmp_path_factory.mktemp("impatient")
     models = ("iq_features", "heimdall_net", "locate")
+
+    def patient(config):
+        for policy in config.dynamic_batching.priority_queue_policy.values():
+            policy.default_timeout_microseconds = PATIENT
+
     for model in models:
-        shutil.copytree(repository / model, folder / model)
-        for file in [folder / model / "config.pbtxt", *(folder / model / "configs").iterdir()]:
-            config = pbtxt.parse(file.read_text())
-            for policy in config.dynamic_batching.priority_queue_policy.values():
-                policy.default_timeout_microseconds = PATIENT
-            file.write_text(text_format.MessageToString(config))
+        copy_edited(repository / model, folder / model, patient)
     with serving(folder, models) as server:
         yield server
 
@@ -82,11 +91,11 @@ def impatient(repository, tmp_path_factory):
 @pytest.fixture
 def sleepy(small_model, tmp_path):
     """A server whose batcher misses every third time that its only instance is free."""
-    shutil.copytree(small_model / SMALL, tmp_path / SMALL)
-    for file in [tmp_path / SMALL / "config.pbtxt", *(tmp_path / SMALL / "configs").iterdir()]:
-        config = pbtxt.parse(file.read_text())
+
+    def alone(config):
         config.instance_group[0].count = 1
-        file.write_text(text_format.MessageToString(config))
+
+    copy_edited(small_model / SMALL, tmp_path / SMALL, alone)
     with serving(tmp_path) as server:
         yield server
 

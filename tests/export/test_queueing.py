@@ -11,7 +11,7 @@ from rfserve.export.spec import ENSEMBLES, GRAPHS, SpecError, find
 from rfserve.export.spec.device import Budget, promised
 from rfserve.export.spec.model import TARGETS, Placement
 from rfserve.export.spec.queueing import (
-    LEAST_SIZE,
+    CLIENT_CONCURRENCY,
     PATIENT_TIMEOUT_MS,
     Priority,
     QueueLimits,
@@ -28,7 +28,7 @@ def test_queue_that_is_full_is_answered_within_the_budget(name):
     spec = GRAPHS[name]
     limits = queue_limits(spec, "cpu")[Priority.NORMAL]
     row_ms, instances = spec.row_costs_ms["cpu"], spec.placements["cpu"].instances
-    assert limits.size * row_ms <= limits.timeout_ms or limits.size == LEAST_SIZE
+    assert limits.size * row_ms <= limits.timeout_ms or limits.size == CLIENT_CONCURRENCY
     assert limits.timeout_ms + instances * largest_formed_batch(spec, "cpu") * row_ms <= spec.budget("cpu").p99_ms
 
 
@@ -41,7 +41,7 @@ def test_rated_load_comes_in_bursts_that_fit(name):
 
 
 def test_what_a_client_keeps_in_flight_fits_into_any_queue():
-    assert signature(LocalizationClient.locate_many).parameters["concurrency"].default == LEAST_SIZE
+    assert signature(LocalizationClient.locate_many).parameters["concurrency"].default == CLIENT_CONCURRENCY
 
 
 @pytest.mark.parametrize("name", ENSEMBLES)
@@ -95,7 +95,7 @@ def test_limits_follow_the_budget_and_the_cost_of_a_row():
     assert queue_limits(spec, "cpu")[Priority.BULK].timeout_ms == PATIENT_TIMEOUT_MS
     slow = replace(spec, row_costs_ms={"cpu": 4000})
     assert largest_formed_batch(slow, "cpu") == 1
-    assert queue_limits(slow, "cpu")[Priority.NORMAL].size == LEAST_SIZE
+    assert queue_limits(slow, "cpu")[Priority.NORMAL].size == CLIENT_CONCURRENCY
 
 
 @pytest.mark.parametrize(
