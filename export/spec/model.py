@@ -136,6 +136,9 @@ class ModelSpec(_Served):
     # What a row costs a target that does nothing else, in ms: the inverse of its saturated rate, with all receivers
     # active. A target that is missing has not been measured.
     row_costs_ms: Mapping[str, float] = field(default_factory=dict)
+    # How many rows are worth joining, by target: more of them would make each dearer (`tests/benchmarks/backend.py`). A
+    # target that is missing joins what its budget has room for.
+    worthwhile_rows: Mapping[str, int] = field(default_factory=dict)
     # Trained weights come from a checkpoint; a front end has none.
     has_weights: bool = True
     variants: tuple[str, ...] = ()
@@ -151,6 +154,11 @@ class ModelSpec(_Served):
             raise SpecError(f"{self.name}: placements for {sorted(self.placements)}; expected {sorted(TARGETS)}")
         if set(self.row_costs_ms) - set(TARGETS) or any(cost <= 0 for cost in self.row_costs_ms.values()):
             raise SpecError(f"{self.name}: got row costs {dict(self.row_costs_ms)}; expected ms above 0 by target")
+        worthwhile = self.worthwhile_rows
+        if set(worthwhile) - set(TARGETS) or any(not 1 <= r <= self.max_batch_size for r in worthwhile.values()):
+            raise SpecError(
+                f"{self.name}: got worthwhile rows {dict(worthwhile)}; expected 1 to {self.max_batch_size} by target"
+            )
         if self.opset < 14:
             raise SpecError(f"{self.name}: got opset {self.opset}; expected 14 or newer")
         decided = [FP32, *self.drift_limits, *self.not_offered]

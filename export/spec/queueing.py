@@ -4,7 +4,8 @@ A target's p99 budget B, that of its reference device, is split. A batch may run
 request may wait for `QUEUE_SHARE`; what is left is for the wire, the server's other threads, and what else runs on the
 machine. A row costs s, and k instances share the cores, so that a batch of P rows takes k P s:
 
-    rows of a batch that the batcher puts together   P = max(1, floor(EXECUTION_SHARE B / (k s)))
+    rows of a batch that the batcher puts together   P = max(1, floor(EXECUTION_SHARE B / (k s))), or fewer where more
+                                                         are not worth it (`worthwhile_rows`)
     time-out of a request that waits                 T = QUEUE_SHARE B
     requests that may wait                           N = max(`CLIENT_CONCURRENCY`, floor(T / s))
 
@@ -65,11 +66,12 @@ def largest_formed_batch(spec: ModelSpec, target: str) -> int:
     tuned = spec.placements[target].joined_rows
     if tuned is not None:
         return min(spec.max_batch_size, tuned)
+    most = spec.worthwhile_rows.get(target, spec.max_batch_size)
     row_ms = spec.row_costs_ms.get(target)
     if row_ms is None:
-        return spec.max_batch_size
+        return most
     alone_ms = spec.placements[target].instances * row_ms
-    return min(spec.max_batch_size, max(1, int(EXECUTION_SHARE * spec.budget(target).p99_ms / alone_ms)))
+    return min(most, max(1, int(EXECUTION_SHARE * spec.budget(target).p99_ms / alone_ms)))
 
 
 def queue_limits(spec: ModelSpec, target: str) -> Mapping[Priority, QueueLimits]:

@@ -36,6 +36,7 @@ CONCURRENCY = 8
 ROUNDS = 8
 ROUND_S = 1.5
 REQUEST_ROWS = (1, 4)
+JOINED_ROWS = (1, 2, 4, 8)
 CORES = len(os.sched_getaffinity(0))
 # (instances, threads of each, what differs besides); with one instance, requests wait for 500 ms now and then.
 PLACEMENTS: Mapping[str, tuple[int, int, Mapping[str, str]]] = {
@@ -118,6 +119,23 @@ def bench_latency(server: TritonServer, client: LocalizationClient, model: str) 
         label = f"{model}, one each {1e3 * pause_s:.0f} ms" if pause_s else f"{model}, one after the other"
         show(f"backend - ORT in ms: {label}", inside - alone, "<= 0.5", f"{inside:.2f} - {alone:.2f} ms")
         show(f"round trip - ORT in ms: {label}", outside - alone, "<= 1.5", f"{outside:.2f} - {alone:.2f} ms")
+
+
+def bench_rows(server: TritonServer, model: str) -> None:
+    """What a row of a batch takes against one that runs alone, without a server: how many are worth joining."""
+    spec = GRAPHS[model]
+    session = onnx_file.open_session(server.options.repository / model / "1" / "model.onnx", threads=1)
+    batches = {rows: example(spec, batch=rows, active=10) for rows in JOINED_ROWS}
+    times: dict[int, list[float]] = {rows: [] for rows in JOINED_ROWS}
+    for _ in range(ROUNDS):
+        for rows, inputs in batches.items():
+            onnx_file.run_session(session, inputs)
+            times[rows] += block_ms(lambda i=inputs: onnx_file.run_session(session, i), PAUSES_S[0])
+    alone, *joined = (statistics.median(found) / rows for rows, found in times.items())
+    most = spec.worthwhile_rows.get("cpu")
+    for rows, each in zip(JOINED_ROWS[1:], joined, strict=True):
+        more = f"; joined: {most} at most" if most else ""
+        show(f"a row of {rows} / alone, ORT: {model}", each / alone, "", f"{each:.2f} / {alone:.2f} ms{more}")
 
 
 def direct_rate_hz(sessions: list[Any], inputs: dict[str, Any], runs: int) -> float:
@@ -210,6 +228,7 @@ def main() -> None:
     with serving(GRAPHS) as server, LocalizationClient(server.grpc_url, timeout_s=60) as client:
         for model in GRAPHS:
             bench_latency(server, client, model)
+            bench_rows(server, model)
             bench_saturated(server, model)
     with tempfile.TemporaryDirectory(prefix="rfserve-bench-") as name:
         folder = Path(name)

@@ -93,6 +93,9 @@ def test_limits_follow_the_budget_and_the_cost_of_a_row():
     assert queue_limits(spec, "gpu")[Priority.NORMAL] == QueueLimits(timeout_ms=20, size=128)
     assert largest_formed_batch(spec, "gpu") == 32
     assert queue_limits(spec, "cpu")[Priority.BULK].timeout_ms == PATIENT_TIMEOUT_MS
+    few = replace(spec, worthwhile_rows={"cpu": 3, "gpu": 4})
+    assert (largest_formed_batch(few, "cpu"), largest_formed_batch(few, "gpu")) == (3, 4)
+    assert largest_formed_batch(replace(spec, worthwhile_rows={"cpu": 20}), "cpu") == 12
     slow = replace(spec, row_costs_ms={"cpu": 4000})
     assert largest_formed_batch(slow, "cpu") == 1
     assert queue_limits(slow, "cpu")[Priority.NORMAL].size == CLIENT_CONCURRENCY
@@ -107,6 +110,9 @@ def test_limits_follow_the_budget_and_the_cost_of_a_row():
         (lambda: Placement(instances=2, intra_op_threads=1, queue_delay_us=500), "no delay"),
         (lambda: replace(find("heimdall_net"), row_costs_ms={"cpu": 0}), "ms above 0"),
         (lambda: replace(find("heimdall_net"), row_costs_ms={"tpu": 1}), "by target"),
+        (lambda: replace(find("heimdall_net"), worthwhile_rows={"cpu": 0}), "1 to 32 by"),
+        (lambda: replace(find("heimdall_net"), worthwhile_rows={"gpu": 33}), "1 to 32 by"),
+        (lambda: replace(find("heimdall_net"), worthwhile_rows={"tpu": 1}), "by target"),
     ],
 )
 def test_figures_that_make_no_sense_are_refused(make, message):

@@ -42,6 +42,7 @@ MEL_FEATURES = ModelSpec(
         **promised("gpu", p99_ms=20, rate_hz=50),
     },
     row_costs_ms={"cpu": 1.5},
+    worthwhile_rows={"cpu": 4},
     placements={
         "cpu": Placement(instances=2, intra_op_threads=1),
         "gpu": Placement(instances=2, intra_op_threads=1),
