@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -88,7 +88,7 @@ class AsyncLocalizationClient(BaseClient):
         concurrency: int = CLIENT_CONCURRENCY,
         ordered: bool = True,
         progress: bool = False,
-    ) -> AsyncIterator[Outcome]:
+    ) -> AsyncGenerator[Outcome, None]:
         """As `LocalizationClient.locate_many`; functions are called in a thread, so that the loop goes on."""
         return many.run_async(self.locate, events, concurrency=concurrency, ordered=ordered, progress=progress)
 

@@ -1,7 +1,7 @@
 """The blocking client: observations to fixes over gRPC."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -105,7 +105,7 @@ class LocalizationClient(BaseClient):
         concurrency: int = CLIENT_CONCURRENCY,
         ordered: bool = True,
         progress: bool = False,
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         """A fix or an error for each event, with up to `concurrency` requests in flight.
 
         Events are taken from `events` as they are needed, four for each request in flight, so that any number of them

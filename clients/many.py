@@ -2,7 +2,17 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Sequence,
+    Sized,
+)
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -50,7 +60,7 @@ def run(
     concurrency: int,
     ordered: bool,
     progress: bool,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """`LocalizationClient.locate_many`, with threads. What `events` itself raises ends it, after what was begun."""
     _require_concurrency(concurrency)
     return _run(locate, events, concurrency=concurrency, ordered=ordered, progress=progress)
@@ -63,7 +73,7 @@ def _run(
     concurrency: int,
     ordered: bool,
     progress: bool,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     def one(index: int, event: EventSource) -> Outcome:
         try:
             observations = event() if callable(event) else event
@@ -81,7 +91,8 @@ def _run(
     bar = _bar(events, progress=progress)
     try:
         while more or pending:
-            while more and _has_room(pending, concurrency, ordered=ordered):
+            room = more and _has_room(pending, concurrency, ordered=ordered)
+            if room:
                 try:
                     index, event = next(source)
                 except StopIteration:
@@ -91,14 +102,13 @@ def _run(
                 else:
                     pending.append(workers.submit(one, index, event))
                     del event
-            if not pending:
-                break
+            # One for each that is taken: a source that is slow must not hold back what is done.
             future = _finished(pending, ordered=ordered)
-            if future is None:
+            if future is not None:
+                bar.update()
+                yield future.result()
+            elif pending and not room:
                 wait([f for f in pending if not f.done()], return_when=FIRST_COMPLETED)
-                continue
-            bar.update()
-            yield future.result()
     finally:
         turns.end()
         workers.shutdown(wait=True, cancel_futures=True)
@@ -114,7 +124,7 @@ async def run_async(
     concurrency: int,
     ordered: bool,
     progress: bool,
-) -> AsyncIterator[Outcome]:
+) -> AsyncGenerator[Outcome, None]:
     """`AsyncLocalizationClient.locate_many`, with tasks. What `events` itself raises ends it, after what was begun."""
     _require_concurrency(concurrency)
 
@@ -131,32 +141,43 @@ async def run_async(
     pending: deque[asyncio.Task[Outcome]] = deque()
     problem: Exception | None = None
     index, more = 0, True
+    following: asyncio.Future[EventSource] | None = None
     bar = _bar(events, progress=progress)
     try:
         while more or pending:
-            while more and _has_room(pending, concurrency, ordered=ordered):
+            if following is None and more and _has_room(pending, concurrency, ordered=ordered):
+                following = asyncio.ensure_future(_next(source))
+                # What has an event at hand gives it now.
+                await asyncio.sleep(0)
+            taken = following is not None and following.done()
+            if following is not None and taken:
                 try:
-                    pending.append(asyncio.create_task(one(index, await anext(source))))
+                    pending.append(asyncio.create_task(one(index, following.result())))
                     index += 1
                 except StopAsyncIteration:
                     more = False
                 except Exception as error:  # raised once the answers that are due have been handed out
                     more, problem = False, error
-            if not pending:
-                break
+                following = None
             task = _finished(pending, ordered=ordered)
-            if task is None:
-                await asyncio.wait([t for t in pending if not t.done()], return_when=asyncio.FIRST_COMPLETED)
-                continue
-            bar.update()
-            yield task.result()
+            if task is not None:
+                bar.update()
+                yield task.result()
+            elif not taken:
+                awaited = [t for t in (*pending, following) if t is not None and not t.done()]
+                await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for left in pending:
-            left.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        left = [*pending] if following is None else [*pending, following]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
         bar.close()
     if problem is not None:
         raise problem
+
+
+async def _next(source: AsyncIterator[EventSource]) -> EventSource:
+    return await anext(source)
 
 
 def _has_room(pending: Sequence[Any], concurrency: int, *, ordered: bool) -> bool:

@@ -73,6 +73,9 @@ class Turns:
         ticket = Ticket(samples=samples, begin=begin)
         with self._lock:
             self._waiting.append(ticket)
+            if self._ended:
+                # Who comes after the end must not wait for it.
+                begin()
             self._admit()
         return ticket
 

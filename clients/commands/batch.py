@@ -1,6 +1,7 @@
 """`rfserve-client batch`: a line of JSON for each of many events, whatever becomes of the others."""
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -46,14 +47,15 @@ def _locate_all(options: argparse.Namespace) -> int:
         outcomes = client.locate_many(
             sources, concurrency=options.concurrency, ordered=not options.unordered, progress=True
         )
-        for outcome in outcomes:
-            line: dict[str, Any] = {"event": names[outcome.index]}
-            if outcome.fix is not None:
-                line |= outcome.fix.to_dict()
-            else:
-                failed += 1
-                line |= {"error": type(outcome.error).__name__, "reason": str(outcome.error)}
-            print(json.dumps(line), flush=True)
+        with contextlib.closing(outcomes):
+            for outcome in outcomes:
+                line: dict[str, Any] = {"event": names[outcome.index]}
+                if outcome.fix is not None:
+                    line |= outcome.fix.to_dict()
+                else:
+                    failed += 1
+                    line |= {"error": type(outcome.error).__name__, "reason": str(outcome.error)}
+                print(json.dumps(line), flush=True)
     if failed:
         print(f"{failed} of {len(names)} events have no fix; their lines say why", file=sys.stderr)
     return 1 if failed else 0

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -62,7 +62,7 @@ class HedgedClient:
         concurrency: int = CLIENT_CONCURRENCY,
         ordered: bool = True,
         progress: bool = False,
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         """As `LocalizationClient.locate_many`."""
         return many.run(self.locate, events, concurrency=concurrency, ordered=ordered, progress=progress)
 

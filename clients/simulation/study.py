@@ -1,6 +1,7 @@
 """How far a served network's fixes are off when a scene gets worse: fewer receivers, less power, emitters far off."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -116,8 +117,8 @@ def run(
 
     def located(study: Study, at: float, made: Sequence[Scene]) -> Step:
         sources = [partial(_observed, scene, study.misplaced_m * at) for scene in made]
-        outcomes = client.locate_many(sources, concurrency=concurrency, progress=progress)
-        return _step(study, at, [levels(scene) for scene in made], [outcome.require() for outcome in outcomes])
+        with closing(client.locate_many(sources, concurrency=concurrency, progress=progress)) as outcomes:
+            return _step(study, at, [levels(scene) for scene in made], [outcome.require() for outcome in outcomes])
 
     return (located(*one) for one in asked)
 

@@ -148,6 +148,64 @@ def test_stopping_early_leaves_nothing_running(locate_many, places, observe):
     assert threading.active_count() <= before + 4
 
 
+def test_stopping_early_does_not_wait_for_events_that_are_being_read(places, observe):
+    reading, read = threading.Event(), threading.Event()
+
+    def slow():
+        reading.set()
+        read.wait(20)
+        return [observe(latitude_deg=2.0)]
+
+    with LocalizationClient(places.url, timeout_s=20.0) as client:
+        outcomes = client.locate_many([[observe(latitude_deg=1.0)], slow, slow], concurrency=2)
+        next(outcomes)
+        assert reading.wait(5)
+        closing = threading.Thread(target=outcomes.close, daemon=True)
+        closing.start()
+        time.sleep(0.1)
+        read.set()
+        closing.join(10)
+        assert not closing.is_alive()
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_fixes_are_handed_out_before_a_slow_source_has_its_next_event(locate_many, places, observe, ordered):
+    """An asynchronous source gives its next event once the fix of the one before is out; a blocking one lags by one."""
+    finished, lags = [0], []
+    few = 6
+
+    async def live():
+        for i in range(few):
+            async with asyncio.timeout(10):
+                while finished[0] < i:
+                    await asyncio.sleep(0.001)
+            yield [observe(latitude_deg=1.0)]
+
+    def read():
+        for i in range(few):
+            lags.append(i - finished[0])
+            yield [observe(latitude_deg=1.0)]
+            time.sleep(0.2)
+
+    async def run():
+        async with AsyncLocalizationClient(places.url, timeout_s=20.0) as client:
+            async for outcome in client.locate_many(live(), concurrency=4, ordered=ordered):
+                outcome.require()
+                finished[0] += 1
+
+    if locate_many is _asynchronous:
+        asyncio.run(run())
+        assert finished[0] == few
+        return
+    with LocalizationClient(places.url, timeout_s=20.0) as client:
+        for outcome in client.locate_many(read(), concurrency=4, ordered=ordered):
+            outcome.require()
+            finished[0] += 1
+    assert finished[0] == few
+    # One that was read while the machine stood still may come with the next.
+    assert max(lags) <= 2
+
+
 def test_progress_is_drawn_on_a_terminal_only(locate_many, places, observe, capsys, monkeypatch):
     events = [[observe(latitude_deg=1.0)]] * 3
     locate_many(places.url, events, progress=True)

@@ -79,6 +79,19 @@ def test_threads_that_wait_give_up_when_it_has_ended():
     assert ended == [True]
 
 
+def test_who_comes_after_the_end_does_not_wait_for_it():
+    turns, ended = Turns(1), threading.Event()
+    turns.end()
+
+    def come():
+        with pytest.raises(Ended), turns.turn(2):
+            pass
+        ended.set()
+
+    threading.Thread(target=come, daemon=True).start()
+    assert ended.wait(5)
+
+
 @pytest.mark.parametrize("kind", ["blocking", "async"])
 def test_client_sends_recordings_of_one_length_next_to_each_other(serve, answer, observe, kind):
     def behave(request, context):
