@@ -28,8 +28,8 @@ def align(
     nothing is interpolated. A single recording needs neither time nor lock.
 
     `ClockNotLocked`, `ClockSkew` (a start farther than `skew_limit_s` from the median), `NotSimultaneous`,
-    `TuningDiffers`, `DuplicateReceiver`, `PositionInvalid` or `EventError` name the receivers that do not belong to one
-    event. A `screen` with a minimum leaves them out instead, and the event says so.
+    `TuningDiffers`, `UnknownReceiver`, `DuplicateReceiver`, `PositionInvalid` or `EventError` name the receivers that
+    do not belong to one event. A `screen` with a minimum leaves them out instead, and the event says so.
     """
     if not recordings:
         raise EventError("got no recording; expected at least one")
@@ -47,7 +47,8 @@ def align(
         screen.require(1)
         ((place, only),) = given.items()
         return screen.event({place: _cut(only, round(start_s * only.sample_rate_hz), samples)})
-    left = screen.keep(given, receiver_checks.stamps(given))
+    left = screen.keep(given, receiver_checks.unknown(given, range(RAW_RECEIVERS.maximum), receiver_checks.NETWORKS))
+    left = screen.keep(left, receiver_checks.stamps(left))
     left = receiver_checks.of_one_event(left, screen, skew_limit_s=skew_limit_s)
     shared = _Shared(left, start_s)
     while shared.samples < samples.minimum:
@@ -74,25 +75,26 @@ class _Shared:
 
     def __init__(self, recordings: Mapping[int, Recording], start_s: float) -> None:
         self._start_s = start_s
-        self._spans = {
-            r.name: (r.start_ns, r.start_ns + round(r.samples / r.sample_rate_hz * 1e9))
+        # Names need not differ: those that do not are left out one by one.
+        self._spans = [
+            (r.name, r.start_ns, r.start_ns + round(r.samples / r.sample_rate_hz * 1e9))
             for r in recordings.values()
             if r.start_ns is not None
-        }
-        begin = max(start for start, _ in self._spans.values()) + round(start_s * 1e9)
+        ]
+        begin = max(start for _, start, _ in self._spans) + round(start_s * 1e9)
         self.firsts = {
             place: round((begin - r.start_ns) / 1e9 * r.sample_rate_hz)
             for place, r in recordings.items()
             if r.start_ns is not None
         }
-        end = min(end for _, end in self._spans.values())
+        end = min(end for _, _, end in self._spans)
         # Rounding may place the last sample of one recording just beyond its end.
         left = min(r.samples - self.firsts[place] for place, r in recordings.items())
         self.samples = min(left, *(round((end - begin) / 1e9 * r.sample_rate_hz) for r in recordings.values()))
 
     def too_short(self, minimum: int) -> NotSimultaneous:
         """The error when that is too little."""
-        spans = ", ".join(f"{name} {_span(*span)}" for name, span in self._spans.items())
+        spans = ", ".join(f"{name} {_span(start, end)}" for name, start, end in self._spans)
         return NotSimultaneous(
             f"the recordings share {max(self.samples, 0)} samples from {self._start_s:g} s on; expected at least "
             f"{minimum} at the same instants ({spans})"

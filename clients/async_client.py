@@ -118,24 +118,30 @@ class AsyncLocalizationClient(BaseClient):
         if after_s is None or after_s >= try_s:
             return await self._send(first, try_s, given)
         begun = time.monotonic()
-        tasks = {asyncio.create_task(self._send(first, try_s, given))}
+        asked = asyncio.create_task(self._send(first, try_s, given))
+        tasks = {asked: first}
         try:
             done, _ = await asyncio.wait(tasks, timeout=after_s)
             second = None if done else attempts.hedge(first)
             if second is not None:
-                hedge = asyncio.create_task(self._send(second, try_s - (time.monotonic() - begun), given))
-                tasks.add(hedge)
+                left_s = try_s - (time.monotonic() - begun)
+                tasks[asyncio.create_task(self._send(second, left_s, given))] = second
             waiting = set(tasks)
             while waiting:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    if task.exception() is None:
-                        if second is not None and task is hedge:
+                    channel, error = tasks[task], task.exception()
+                    if error is None:
+                        if task is not asked:
                             self.counts.add("hedges_won")
-                            if second.server != first.server:
+                            if channel.server != first.server:
                                 self._servers.lost(first)
                         return task.result()
-            return next(iter(tasks)).result()
+                    if task is not asked and isinstance(error, InferenceServerException):
+                        problem = self.connection.translate(error, given["model_name"], channel.server)
+                        attempts.hedge_failed(channel, problem)
+            # The caller takes what is raised for the first server's.
+            return asked.result()
         finally:
             for task in tasks:
                 task.cancel()

@@ -34,6 +34,8 @@ SKEW_LIMIT_S = 10.0
 # Receivers of one event stand nearer than this, unless one of them has its coordinates the wrong way round.
 FAR_M = 500e3
 NEAR_SHARE = 0.1
+# Whose ids 0 to 9 are.
+NETWORKS = "the networks have"
 
 Failures = dict[int, ClientError]
 
@@ -49,7 +51,14 @@ class Placed(Protocol):
     def longitude_deg(self) -> float: ...  # noqa: D102
 
 
-class Tuned(Placed, Protocol):
+class Identified(Placed, Protocol):
+    """Whose calibration the network uses: that of the id, or of the place in the event."""
+
+    @property
+    def receiver_id(self) -> int | None: ...  # noqa: D102
+
+
+class Tuned(Identified, Protocol):
     """What a recording says of its time and its tuning."""
 
     @property
@@ -159,13 +168,13 @@ def swapped(receivers: Mapping[int, Placed]) -> Failures:
     return found
 
 
-def duplicates(receivers: Mapping[int, Placed]) -> Failures:
+def duplicates(receivers: Mapping[int, Identified]) -> Failures:
     """`DuplicateReceiver` for one that was given before: the same id, or the same place and name or samples.
 
     Two receivers may share a site. They cannot share noise.
     """
     found: Failures = {}
-    seen: list[tuple[int, Placed]] = []
+    seen: list[tuple[int, Identified]] = []
     for place, r in receivers.items():
         for earlier, other in seen:
             shared = _shared(place, r, earlier, other)
@@ -179,7 +188,7 @@ def duplicates(receivers: Mapping[int, Placed]) -> Failures:
     return found
 
 
-def unknown(receivers: Mapping[int, Observation], known: Collection[int], whose: str) -> Failures:
+def unknown(receivers: Mapping[int, Identified], known: Collection[int], whose: str) -> Failures:
     """`UnknownReceiver` for an id, or a place that stands for one, that is not among those that are known."""
     found: Failures = {}
     for place, r in receivers.items():
@@ -200,11 +209,10 @@ def _agree(one: tuple[float, float], other: tuple[float, float]) -> bool:
     return abs(one[0] - other[0]) <= FREQUENCY_TOLERANCE_HZ and abs(other[1] / one[1] - 1) <= RATE_TOLERANCE
 
 
-def _shared(place: int, r: Placed, earlier: int, other: Placed) -> str:
-    if isinstance(r, Observation) and isinstance(other, Observation):
-        ids = [p if o.receiver_id is None else o.receiver_id for p, o in ((place, r), (earlier, other))]
-        if ids[0] == ids[1]:
-            return f"receiver id, {ids[0]}"
+def _shared(place: int, r: Identified, earlier: int, other: Identified) -> str:
+    ids = [p if o.receiver_id is None else o.receiver_id for p, o in ((place, r), (earlier, other))]
+    if ids[0] == ids[1]:
+        return f"receiver id, {ids[0]}"
     if (r.latitude_deg, r.longitude_deg) != (other.latitude_deg, other.longitude_deg):
         return ""
     if r.name == other.name != UNNAMED:

@@ -9,7 +9,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,16 @@ APART_M = 2_000.0
 
 @dataclass(frozen=True, kw_only=True)
 class Receiver:
-    """A receiver that is known by name; `position` is None for one that moves."""
+    """A receiver that is known by name; `position` is None for one that moves.
+
+    `states_altitude` is False when its position says none: 0 then stands for it unless its recording knows better.
+    """
 
     name: str
     receiver_id: int | None
     position: Position | None
     full_scale_dbm: float | None
+    states_altitude: bool = True
 
     def place(self, recorded: Position | None) -> Position | None:
         """Its position, else the recorded one; `RecordingError` when the two are not the same place."""
@@ -47,7 +51,7 @@ class Receiver:
                 f"{self.name}: the receivers file places it {away_m / 1000:.1f} km from where its recording does; "
                 "correct one of them, or leave its coordinates out of the receivers file"
             )
-        return self.position
+        return self.position if self.states_altitude else replace(self.position, altitude_m=recorded.altitude_m)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +155,9 @@ def _receiver(place: str, row: Mapping[str, Any]) -> Receiver:
     if (latitude is None) != (longitude is None):
         raise RecordingError(f"{place}: got one coordinate of {name}; expected both, or none if it moves")
     position = None
+    altitude = _number(place, row, "altitude_m")
     if latitude is not None and longitude is not None:
         check_position(f"{place}, {name}", latitude, longitude)
-        altitude = _number(place, row, "altitude_m")
         position = Position(latitude_deg=latitude, longitude_deg=longitude, altitude_m=altitude or 0.0)
     number = _number(place, row, "receiver_id")
     if number is not None and not (number.is_integer() and 0 <= number < RAW_RECEIVERS.maximum):
@@ -165,6 +169,7 @@ def _receiver(place: str, row: Mapping[str, Any]) -> Receiver:
         receiver_id=None if number is None else int(number),
         position=position,
         full_scale_dbm=_number(place, row, "full_scale_dbm"),
+        states_altitude=altitude is not None,
     )
 
 

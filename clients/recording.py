@@ -119,7 +119,7 @@ def _placed(reading: Reading, receiver: Receiver | None) -> Recording:
     receiver_id, full_scale_dbm = reading.receiver_id, reading.full_scale_dbm
     if receiver is not None:
         position = receiver.place(position)
-        receiver_id = receiver.receiver_id
+        receiver_id = receiver_id if receiver.receiver_id is None else receiver.receiver_id
         full_scale_dbm = full_scale_dbm if receiver.full_scale_dbm is None else receiver.full_scale_dbm
     if position is None:
         raise RecordingError(f"{reading.name}: {reading.without_position}")

@@ -15,6 +15,7 @@ from rfserve.clients.event import Event, Screen
 from rfserve.clients.fix import Fix
 from rfserve.clients.observation import Observation
 from rfserve.clients.plain_text import utc_text
+from rfserve.clients.receiver_checks import NETWORKS
 from rfserve.export.spec import ENSEMBLES, EnsembleSpec, TensorError, TensorSpec, find
 from rfserve.export.spec.tensor import Array
 
@@ -35,7 +36,11 @@ class Question:
         begun = time.perf_counter()
         self.model = model
         self.request_id = request_id or uuid.uuid4().hex
-        screened = [_screen(event, known_receivers, Screen(minimum_receivers)) for event in events]
+        slots = ensemble(model).bounds.get("receivers")
+        known, whose = known_receivers, "are those that the client was told the network knows"
+        if known is None and slots is not None:
+            known, whose = range(slots.maximum), NETWORKS
+        screened = [_screen(event, known, whose, Screen(minimum_receivers)) for event in events]
         self._known = [_known(event) for event in screened]
         self._places = [[(o.latitude_deg, o.longitude_deg) for o in event] for event in screened]
         self.arrays = tensors(ensemble(model), screened, pad_receivers=pad_receivers)
@@ -62,7 +67,7 @@ def _known(event: Event) -> dict[str, Any]:
     }
 
 
-def _screen(event: Sequence[Observation], known: Collection[int] | None, screen: Screen) -> Event:
+def _screen(event: Sequence[Observation], known: Collection[int] | None, whose: str, screen: Screen) -> Event:
     """The event without the receivers that must not be sent; raises for the first when none may be left out."""
     before = event.dropped if isinstance(event, Event) else ()
     for dropped in before:
@@ -70,7 +75,6 @@ def _screen(event: Sequence[Observation], known: Collection[int] | None, screen:
     receivers = dict(zip(screen.places(len(event)), event, strict=True))
     receivers = receiver_checks.of_one_event(receivers, screen)
     if known is not None:
-        whose = "are those that the client was told the network knows"
         receivers = screen.keep(receivers, receiver_checks.unknown(receivers, known, whose))
     return screen.event(receivers)
 
@@ -115,7 +119,7 @@ def _row(spec: EnsembleSpec, event: Sequence[Observation], slots: int) -> dict[s
         return {t.name: _values(t, event[0], 0) for t in spec.inputs}
     if len(event) > receivers.maximum:
         raise EventError(f"{spec.name} takes up to {receivers.maximum} receivers, got {len(event)}; choose some")
-    outside = receiver_checks.unknown(dict(enumerate(event)), range(receivers.maximum), "the networks have")
+    outside = receiver_checks.unknown(dict(enumerate(event)), range(receivers.maximum), NETWORKS)
     for error in outside.values():
         raise error
     row = {}

@@ -125,6 +125,15 @@ class Attempts(Generic[T]):
         self._counts.add("hedges")
         return self._servers.pick(self._failed | {first.server})
 
+    def hedge_failed(self, channel: Channel[T], error: RequestError) -> None:
+        """Whom a hedge asked did not answer either: the next try goes elsewhere if it can.
+
+        A hedge has less time than a try, so that a server that needed more of it is not away.
+        """
+        self._failed.add(channel.server)
+        if isinstance(error, ServerUnavailable):
+            self._servers.rest(channel)
+
     def failed(self, channel: Channel[T], error: RequestError) -> float:
         """How long to wait before the next try; raises `error` when it is not worth one, or time is short."""
         self._failed.add(channel.server)

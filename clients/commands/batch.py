@@ -38,6 +38,7 @@ def add_to(commands: Any) -> None:
 
 
 def _locate_all(options: argparse.Namespace) -> int:
+    event_options.require(options)
     events = _events(options.events)
     known = event_options.receivers_of(options)
     sources = [_source(options, arrival, known) for arrival in events.values()]

@@ -1,11 +1,13 @@
 """The options that say which model locates the events, what is known of their receivers, and what if one fails."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from rfserve.clients import receivers
 from rfserve.clients.alignment import align
+from rfserve.clients.errors import ClientError
 from rfserve.clients.event import Event, Screen
 from rfserve.clients.receiver_checks import SKEW_LIMIT_S
 from rfserve.clients.receivers import Receivers
@@ -35,6 +37,15 @@ def add_to(command: argparse.ArgumentParser) -> None:
         help="leave out receivers that fail, with a warning, while N remain (default: one that fails is an error)",
     )
     command.add_argument("--confidence", type=confidence, default=0.95, help="of the ellipse (default: %(default)s)")
+
+
+def require(options: argparse.Namespace) -> None:
+    """`ClientError` for an option that no event could be read with: found at each, it would be that event's fault."""
+    if not 0 <= options.start_s < math.inf:
+        raise ClientError(f"got a start of {options.start_s} s; expected 0 or more")
+    if not options.skew_limit_s > 0:
+        raise ClientError(f"got a skew limit of {options.skew_limit_s} s; expected above 0")
+    Screen(options.minimum_receivers)
 
 
 def receivers_of(options: argparse.Namespace) -> Receivers | None:

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import hashlib
 import json
-import math
 import re
 import signal
 import sys
@@ -62,9 +61,7 @@ def add_to(commands: Any) -> None:
 def _watch(options: argparse.Namespace) -> int:
     if not options.folder.is_dir():
         raise ClientError(f"{options.folder} is no folder; expected the one that events arrive in")
-    # Found at each event, it would be noted as the event's fault.
-    if not 0 <= options.start_s < math.inf:
-        raise ClientError(f"got a start of {options.start_s} s; expected 0 or more")
+    event_options.require(options)
     rules = Rules(pattern=options.pattern, group=options.group, least_receivers=options.least_receivers)
     journal = Journal(options.state or options.folder / STATE)
     with (

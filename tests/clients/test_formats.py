@@ -523,6 +523,18 @@ def test_side_file_in_toml_is_refused_when_it_has_no_time_of_this_world(put, tex
         read_event([path])
 
 
+def test_date_of_toml_that_would_lose_its_nanoseconds_is_refused(put):
+    path = put("a.cu8", bytes(2000))
+    told = "\n".join(f"{k} = {v}" for k, v in TOLD.items())
+    finer, kept = "2026-01-01T12:00:00.123456789Z", "2026-01-01T12:00:00.123456000Z"
+    path.with_suffix(".toml").write_text(f"{told}\nstart_time = {finer} # of its GNSS")
+    with pytest.raises(RecordingError, match=f'write "{finer}"'):
+        read_event([path])
+    for text, nanoseconds in ((f'"{finer}"', 123_456_789), (kept, 123_456_000)):
+        path.with_suffix(".toml").write_text(f"{told}\nstart_time = {text}")
+        assert only(path).start_ns % 1_000_000_000 == nanoseconds
+
+
 def test_stamps_of_any_century_are_read_or_refused(put):
     for year in ("0001", "1600", "1981", "9999"):
         with contextlib.suppress(ClientError):

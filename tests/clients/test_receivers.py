@@ -104,6 +104,18 @@ def test_file_says_where_a_receiver_stood_when_its_recording_does_not(edited, kn
     assert (found.latitude_deg, found.longitude_deg, found.altitude_m, found.full_scale_dbm) == (45.5, 7.5, 100, -13)
 
 
+def test_file_leaves_what_it_does_not_say_to_the_recording(known, tmp_path):
+    path = tmp_path / "R1.cu8"
+    path.write_bytes(bytes(2000))
+    told = {"sample_rate_hz": 1e6, "center_frequency_hz": 1e8, "receiver_id": 7, "altitude_m": 240}
+    path.with_suffix(".json").write_text(json.dumps(told | {"latitude_deg": 45.07, "longitude_deg": 7.69}))
+    (found,) = read_event([path], receivers=known("name,latitude_deg,longitude_deg\nR1,45.08,7.69"))
+    assert (found.receiver_id, found.latitude_deg, found.altitude_m) == (7, 45.08, 240)
+    stated = "name,latitude_deg,longitude_deg,altitude_m,receiver_id\nR1,45.08,7.69,0,2"
+    (found,) = read_event([path], receivers=known(stated))
+    assert (found.receiver_id, found.altitude_m) == (2, 0)
+
+
 def test_event_is_refused_when_the_file_does_not_know_a_receiver(collection, known):
     with pytest.raises(RecordingError, match=r"synthetic_R1: no such receiver in receivers\.csv, which has roof"):
         read_event([collection], receivers=known(CSV))

@@ -49,6 +49,19 @@ def test_one_server_is_not_asked_again_when_that_cannot_help(begin, kind):
         attempts.failed(first(attempts), kind("no"))
 
 
+@pytest.mark.parametrize("kind", [ServerUnavailable, Overloaded, DeadlineExceeded])
+def test_whom_a_hedge_asked_in_vain_is_not_asked_next(begin, kind):
+    attempts = begin(servers="abcd")
+    asked = first(attempts)
+    hedge = attempts.hedge(asked)
+    attempts.hedge_failed(hedge, kind("no"))
+    attempts.failed(asked, Overloaded("full"))
+    assert first(attempts).server in set("abcd") - {asked.server, hedge.server}
+    # It rests only when it is away: a hedge has less time than a try.
+    later = {attempts._servers.pick().server for _ in range(4)}
+    assert (hedge.server in later) == (kind is not ServerUnavailable)
+
+
 @pytest.mark.parametrize("kind", [ServerUnavailable, Overloaded, ModelUnavailable, DeadlineExceeded])
 def test_another_server_is_asked_at_once_and_each_only_once(begin, kind):
     attempts = begin(servers="abc")

@@ -63,6 +63,8 @@ FAILURES = {
     "other rate": ({"sample_rate_hz": 2e6}, TuningDiffers, "resample"),
     "swapped coordinates": ({"latitude_deg": 7.5, "longitude_deg": 45.0}, PositionInvalid, "look swapped"),
     "sample not finite": ({"bad_sample": 100}, ObservationError, "1 of 8192 samples are not finite"),
+    "id that no network has": ({"receiver_id": 12}, UnknownReceiver, r"got receiver id 12 \(given\); expected 0 to 9"),
+    "id of another": ({"receiver_id": 0}, DuplicateReceiver, "have the same receiver id, 0"),
     "given twice": ({"name": "R0", "latitude_deg": 45.0}, DuplicateReceiver, "same name and position"),
 }
 
@@ -89,6 +91,21 @@ def test_receiver_that_fails_is_named_or_left_out(record, caplog, failure, place
 
     with pytest.raises(TooFewReceivers, match=rf"3 receivers remain; expected at least 4.*{name} \({kind.__name__}\)"):
         align(recordings, screen=Screen(minimum_receivers=4))
+
+
+def test_namesakes_are_cut_each_at_its_own_start(record):
+    """Recordings that lie in folders of their receivers may all be called the same."""
+    recordings = [record(i, name="iq", late_s=(2 - i) / 1000) for i in range(3)]
+    event = align(recordings, screen=Screen(minimum_receivers=2))
+    assert event.dropped == ()
+    assert [o.start_ns - START_NS for o in event] == [2_000_000] * 3
+
+
+def test_ids_that_no_network_has_are_left_out_of_what_a_program_made(observe):
+    event = [observe(name=f"R{i}", latitude_deg=45.0 + i, receiver_id=r) for i, r in enumerate((0, 12, 1))]
+    question = Question("locate", [event], None, minimum_receivers=2)
+    assert question.arrays["mask"].sum() == 2
+    Question("locate_spectrogram", [[observe(receiver_id=12)]], None)
 
 
 def test_each_of_several_failures_is_left_out_for_its_own_reason(record):

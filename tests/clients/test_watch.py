@@ -445,9 +445,13 @@ def test_watch_needs_a_folder_and_a_place_for_its_state(tmp_path, inbox, capsys)
     assert main(["watch", str(tmp_path / "none"), "--once"]) == 1
     assert main(["watch", str(inbox), "--once", "--state", str(tmp_path / "none" / "x.jsonl")]) == 1
     assert main(["watch", str(inbox), "--once", "--start-s", "nan"]) == 1
+    assert main(["watch", str(inbox), "--once", "--skew-limit-s", "0"]) == 1
+    assert main(["watch", str(inbox), "--once", "--minimum-receivers", "0"]) == 1
     assert lines(inbox) == []
     err = capsys.readouterr().err
     assert "expected 0 or more" in err
+    assert "skew limit of 0.0 s; expected above 0" in err
+    assert "minimum_receivers: got 0; expected 1 or more" in err
     assert "is no folder" in err
     assert "give another place with --state" in err
 
