@@ -85,8 +85,8 @@ def _events(given: Sequence[Path]) -> dict[str, Arrival]:
                 f"{path} holds no collection, archive or subfolder of recordings; give one, or the events themselves"
             )
         found |= dict(sorted(inside.items()))
-        for stray in folder.loose(path, inside.values())[:1]:
-            print(f"{stray.name} and the like are no events; name them, or give each a subfolder", file=sys.stderr)
+        for stray in folder.loose(path, Rules(), inside.values())[:1]:
+            print(f"{stray.relative_to(path)} and the like are no events; name them, or give each a subfolder", file=sys.stderr)
     return found
 
 

@@ -60,7 +60,7 @@ class Rules:
 def scan(folder: Path, rules: Rules, done: Callable[[str], bool] = lambda _: False) -> list[Arrival]:
     """The events that are there, whole or not, by name; `ClientError` when the folder cannot be read.
 
-    Those whose name is `done` are left out, and not looked into again.
+    Those whose name is `done` are left out, and not looked into again, but what else comes to their subfolder is found.
     """
     try:
         entries = [p for p in _entries(folder) if fnmatch.fnmatch(_own_name(p), rules.pattern)]
@@ -75,14 +75,29 @@ def scan(folder: Path, rules: Rules, done: Callable[[str], bool] = lambda _: Fal
         if rules.group is not None:
             found += _groups(entries, rules)
     except OSError as error:
-        raise ClientError(f"cannot look into {folder}: {error}; expected a folder that can be read") from error
+        raise _unreadable(folder, error) from error
     return sorted((a for a in found if not done(a.name)), key=lambda arrival: arrival.name)
 
 
-def loose(folder: Path, arrivals: Iterable[Arrival]) -> list[Path]:
-    """Recordings directly in the folder that belong to none of its events."""
+def loose(
+    folder: Path, rules: Rules, arrivals: Iterable[Arrival], done: Callable[[str], bool] = lambda _: False
+) -> list[Path]:
+    """Recordings that belong to none of the folder's events; `ClientError` when it cannot be read.
+
+    In a subfolder they are those beside its collections and archives, unless they were its event before those came.
+    """
     listed = {path for arrival in arrivals for path in arrival.files}
-    return [p for p in _entries(folder) if p.is_file() and _is_recording(p) and p not in listed]
+    try:
+        places = [p for p in _entries(folder) if p.is_dir() and fnmatch.fnmatch(p.name, rules.pattern)]
+        places = [folder, *(p for p in places if not done(_of_subfolder(p)))]
+        files = [p for place in places for p in _entries(place) if p.is_file()]
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return [p for p in files if _is_recording(p) and p not in listed]
+
+
+def _unreadable(folder: Path, error: OSError) -> ClientError:
+    return ClientError(f"cannot look into {folder}: {error}; expected a folder that can be read")
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -103,18 +118,20 @@ def _is_recording(path: Path) -> bool:
 
 
 def _subfolder(folder: Path, entry: Path, rules: Rules, done: Callable[[str], bool]) -> Iterator[Arrival]:
-    # With a slash, which no group and no file beside it can have.
-    own = f"{entry.name}/"
-    if done(own):
-        return
     files = [p for p in _entries(entry) if p.is_file()]
     whole = [p for p in files if registry.COLLECTIONS.names(p) or registry.ARCHIVES.names(p)]
     for path in whole:
         name = str(path.relative_to(folder))
         if not done(name):
             yield _of_one_file(name, path)
-    if not whole and any(_is_recording(p) for p in files):
+    own = _of_subfolder(entry)
+    if not whole and not done(own) and any(_is_recording(p) for p in files):
         yield _of_recordings(own, files, rules)
+
+
+def _of_subfolder(entry: Path) -> str:
+    """The name of a subfolder's event: with a slash, which no group and no file beside it can have."""
+    return f"{entry.name}/"
 
 
 def _groups(entries: list[Path], rules: Rules) -> Iterator[Arrival]:

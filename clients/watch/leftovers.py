@@ -39,10 +39,11 @@ class Leftovers:
                 )
         if self._loose is None:
             return
-        found = set(folder.loose(self._place, arrivals))
+        found = set(folder.loose(self._place, self._rules, arrivals, self._journal.has_fix))
         seen = found if self._patience_s == 0 else found & self._loose
         for path in sorted(seen)[:1]:
-            self._warn(f"{path.name} and the like are no events; give each event a subfolder, or say --group")
+            name = path.relative_to(self._place)
+            self._warn(f"{name} and the like are no events; give each event a subfolder, or say --group")
         self._loose = None if seen else found
 
     def _late(self, arrival: Arrival) -> int:

@@ -318,7 +318,7 @@ def test_group_rule_joins_recordings_by_name(inbox):
         "20200813T065220Z": 2,
         "20200813T070000Z": 1,
     }
-    assert len(watched.loose(inbox, watched.scan(inbox, Rules()))) == 4
+    assert len(watched.loose(inbox, Rules(), watched.scan(inbox, Rules()))) == 4
     with pytest.raises(ClientError, match="expected a group in it"):
         Rules(group=re.compile("x"))
 
@@ -344,6 +344,29 @@ def test_loose_recordings_that_come_later_are_pointed_out_once(inbox, watch, ser
     time.sleep(2.5)
     process.terminate()
     assert process.communicate(timeout=10)[1] == ""
+
+
+def test_events_that_come_to_a_subfolder_after_its_own_are_located(inbox, collection, once, server_url):
+    """Its recordings came before their collection, and were taken for the event; nothing that comes later is lost."""
+    event = inbox / "day"
+    event.mkdir()
+    for path in sorted(collection.parent.glob("*.sigmf-*")):
+        if not path.name.endswith("collection"):
+            shutil.copy(path, event)
+    assert once(server_url)[0] == 0
+    shutil.copy(collection, event)
+    put(event, "more.sigmf")
+    code, _, err = once(server_url)
+    assert [line["event"] for line in lines(inbox)] == ["day/", "day/more.sigmf", f"day/{collection.name}"]
+    assert (code, "are no events" in err) == (1, False)
+
+
+def test_recordings_beside_an_archive_in_a_subfolder_are_pointed_out(inbox, journal):
+    told = []
+    put(inbox / "site", "X.sigmf", "R1.wav", "R2.wav")
+    put(inbox / "other", "Y.sigmf", "R1.wav")
+    Leftovers(inbox, Rules(pattern="s*"), journal, patience_s=0, warn=told.append).look()
+    assert told == ["site/R1.wav and the like are no events; give each event a subfolder, or say --group"]
 
 
 def test_recordings_that_come_before_their_collection_are_not_loose(inbox, collection, journal):
