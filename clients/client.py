@@ -121,15 +121,17 @@ class LocalizationClient(BaseClient):
     ) -> tuple[dict[str, Array], str]:
         """Raw tensors, batch first, to outputs by name and the version that made them. NaN rows are the caller's."""
         if self._regions is None:
-            return self._ask(model, *to_wire(model, arrays), version, request_id)
+            return self._ask(
+                model, *to_wire(model, arrays), self.connection.timeout_s, version=version, request_id=request_id
+            )
         return self._regions.ask(
-            model, arrays, lambda inputs, outputs: self._ask(model, inputs, outputs, version, request_id)
+            model, arrays, lambda *given: self._ask(model, *given, version=version, request_id=request_id)
         )
 
     def _ask(
-        self, model: str, inputs: list[Any], outputs: list[Any], version: str, request_id: str
+        self, model: str, inputs: list[Any], outputs: list[Any], timeout_s: float, *, version: str, request_id: str
     ) -> tuple[dict[str, Array], str]:
-        attempts = Attempts(self.connection.timeout_s, self._servers, self._budget, self.counts)
+        attempts = Attempts(timeout_s, self._servers, self._budget, self.counts)
         for left_s, channel in attempts:
             try_s = self.connection.try_s(left_s)
             try:

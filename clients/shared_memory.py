@@ -30,9 +30,12 @@ LOST_TEXT = "Unable to find shared memory region"
 ALIGNMENT = 64
 CLOSE_S = 5.0
 CLOSE_POLL_S = 0.05
+# For a server that stands still, which is asked again another time.
+BURY_S = 0.2
 
 Answer = TypeVar("Answer")
-Send = Callable[[list[Any], list[Any]], Answer]
+# Inputs, requested outputs, and the time for them in seconds.
+Send = Callable[[list[Any], list[Any], float], Answer]
 
 
 class Regions:
@@ -56,20 +59,26 @@ class Regions:
         self._lock = threading.Lock()
 
     def ask(self, model: str, arrays: Mapping[str, Array], send: Send[Answer]) -> Answer:
-        """What `send` answers to these inputs, which are in a region; `TensorError` when they do not fit the spec."""
+        """What `send` answers to these inputs, which are in a region; `TensorError` when they do not fit the spec.
+
+        All of it, with what is asked of the server besides, keeps to the connection's time-out: `DeadlineExceeded`.
+        """
+        deadline = time.monotonic() + self._connection.timeout_s
         spec = find(model)
         spec.check(arrays)
         outputs = [InferRequestedOutput(t.name) for t in spec.outputs]
         for last in (False, True):
             try:
-                region = self._take(sum(_padded(arrays[t.name].nbytes) for t in spec.inputs))
+                region = self._take(sum(_padded(arrays[t.name].nbytes) for t in spec.inputs), deadline)
             except ServerUnavailable:
                 # It is waited for as for any call, and knows no regions when it is back.
                 self._retire(*self._drain())
-                return send(*to_wire(model, arrays))
+                region = None
+            if region is None:
+                return send(*to_wire(model, arrays), deadline - time.monotonic())
             usable = True
             try:
-                return send(_inputs(spec, arrays, region), outputs)
+                return send(_inputs(spec, arrays, region), outputs, deadline - time.monotonic())
             except RequestError as error:
                 lost = LOST_TEXT in str(error)
                 # Nobody waits for an answer after the deadline, but the server may still read.
@@ -92,15 +101,17 @@ class Regions:
         self._retire(*self._drain())
         deadline = time.monotonic() + CLOSE_S
         while self._retired and time.monotonic() < deadline:
-            self._bury()
+            self._bury(deadline)
             if self._retired:
                 time.sleep(CLOSE_POLL_S)
         for region in self._retired:
             region.close()
         self._retired = []
 
-    def _take(self, size: int) -> shared_memory.SharedMemory:
-        self._bury()
+    def _take(self, size: int, deadline: float) -> shared_memory.SharedMemory | None:
+        """A region that large, or None while the server stands still: one more each time would fill the memory."""
+        if not self._bury(deadline):
+            return None
         with self._lock:
             fitting = [r for r in self._free if r.size >= size]
             if fitting:
@@ -114,11 +125,11 @@ class Regions:
                 f"/{region.name}",
                 size,
                 headers=self._headers,
-                client_timeout=self._connection.timeout_s,
+                client_timeout=max(0.0, deadline - time.monotonic()),
             )
         except BaseException as error:
-            region.unlink()
-            region.close()
+            # The server may have registered it, and not have said so in time.
+            self._retire(region)
             if isinstance(error, InferenceServerException):
                 raise self._connection.translate(error, "shared memory") from error
             raise
@@ -139,21 +150,30 @@ class Regions:
         with self._lock:
             self._retired += regions
 
-    def _bury(self) -> None:
-        """Let go of what was retired, if the server does: it refuses while it reads."""
+    def _bury(self, deadline: float) -> bool:
+        """Let go of what was retired, if the server does: it refuses while it reads. Whether it answers at all."""
         with self._lock:
             waiting, self._retired = self._retired, []
+        answers = True
         for region in waiting:
             try:
-                self._client.unregister_system_shared_memory(
-                    region.name, headers=self._headers, client_timeout=self._connection.timeout_s
-                )
+                if answers:
+                    self._client.unregister_system_shared_memory(
+                        region.name,
+                        headers=self._headers,
+                        client_timeout=max(0.0, min(BURY_S, deadline - time.monotonic())),
+                    )
             except InferenceServerException as error:
-                if "currently in use" in str(error.message()):
-                    with self._lock:
-                        self._retired.append(region)
-                    continue
-            region.close()
+                answers = str(error.status()) != "StatusCode.DEADLINE_EXCEEDED"
+                gone = answers and "currently in use" not in str(error.message())
+            else:
+                gone = answers
+            if gone:
+                region.close()
+            else:
+                with self._lock:
+                    self._retired.append(region)
+        return answers
 
 
 def _inputs(spec: Served, arrays: Mapping[str, Array], region: shared_memory.SharedMemory) -> list[Any]:

@@ -86,7 +86,10 @@ def _events(given: Sequence[Path]) -> dict[str, Arrival]:
             )
         found |= dict(sorted(inside.items()))
         for stray in folder.loose(path, Rules(), inside.values())[:1]:
-            print(f"{stray.relative_to(path)} and the like are no events; name them, or give each a subfolder", file=sys.stderr)
+            print(
+                f"{stray.relative_to(path)} and the like are no events; name them, or give each a subfolder",
+                file=sys.stderr,
+            )
     return found
 
 

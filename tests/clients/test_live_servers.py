@@ -1,6 +1,7 @@
 """Both clients against real tritonservers that are killed, stopped, started anew, or have too much to do."""
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
@@ -24,7 +25,14 @@ from rfserve.clients import client as client_module
 from rfserve.clients.alignment import align
 from rfserve.clients.async_client import AsyncLocalizationClient
 from rfserve.clients.client import LocalizationClient
-from rfserve.clients.errors import ClientError, DeadlineExceeded, ModelUnavailable, Overloaded, RequestRejected
+from rfserve.clients.errors import (
+    ClientError,
+    DeadlineExceeded,
+    ModelUnavailable,
+    Overloaded,
+    RequestError,
+    RequestRejected,
+)
 from rfserve.clients.hedging import Hedging
 from rfserve.clients.recording import read_event
 from rfserve.clients.retries import RetryLimit
@@ -307,6 +315,33 @@ def test_shared_memory_is_given_back_after_errors(server):
         assert client.infer("heimdall_net", busy)[0]["positions"].shape == (32, 2)
         assert len(regions()) == 1
     assert regions() == set()
+
+
+def test_shared_memory_is_given_back_to_a_server_that_stood_still(repository):
+    arrays = example(find(SMALL))
+    with serving(repository, open_shared_memory=True) as server:
+        with LocalizationClient(server.grpc_url, timeout_s=0.5, shared_memory=True) as client:
+            client.infer(SMALL, arrays)
+            os.kill(server.pid, signal.SIGSTOP)
+            try:
+                for _ in range(3):
+                    with pytest.raises(DeadlineExceeded):
+                        client.infer(SMALL, arrays)
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
+            while not answers(client, arrays):
+                time.sleep(0.1)
+        asked = triton.InferenceServerClient(server.grpc_url)
+        assert not asked.get_system_shared_memory_status().regions
+        asked.close()
+    assert regions() == set()
+
+
+def answers(client, arrays):
+    with contextlib.suppress(RequestError):
+        client.infer(SMALL, arrays)
+        return True
+    return False
 
 
 def test_shared_memory_is_registered_again_when_the_server_was_started_anew(repository):
