@@ -167,9 +167,9 @@ async def run_async(
                 awaited = [t for t in (*pending, following) if t is not None and not t.done()]
                 await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        left = [*pending] if following is None else [*pending, following]
-        for task in left:
-            task.cancel()
+        left: list[asyncio.Future[Any]] = [*pending] if following is None else [*pending, following]
+        for unfinished in left:
+            unfinished.cancel()
         await asyncio.gather(*left, return_exceptions=True)
         bar.close()
     if problem is not None:
