@@ -76,13 +76,20 @@ class Manifest:
         file = version_folder / FILE_NAME
         where = f"{version_folder.parent.name}/{version_folder.name}"
         try:
-            return cls.from_json(file.read_text(), where)
+            return cls.from_json(file.read_text(encoding="utf-8", errors="replace"), where)
         except FileNotFoundError as error:
             raise RepositoryError(f"{where} has no {FILE_NAME}: rfserve did not publish it; write it again") from error
 
     @classmethod
     def from_json(cls, text: str, where: str) -> "Manifest":
-        """From the text of the file; `RepositoryError`, which says `where` it is from, when it is damaged."""
+        """From the text of the file; `RepositoryError`, which says `where` it is from, when it is damaged.
+
+        Bytes that are no UTF-8 must have been replaced by U+FFFD, which is damage: `to_json` writes ASCII alone.
+        """
+        if "\ufffd" in text:
+            raise RepositoryError(
+                f"{where}/{FILE_NAME} is damaged (it holds bytes that are no UTF-8); write the version again"
+            )
         try:
             content = json.loads(text)
             found = cls(**content | {"steps": tuple(content["steps"])})

@@ -76,8 +76,8 @@ class ModelRepository(ABC):
         """Write the files of a model that no version owns: `config.pbtxt`, its variants, warm-up data."""
 
     @abstractmethod
-    def read_configuration(self, spec: Served) -> dict[str, str | None]:
-        """The configuration files as they are; None for one that is missing."""
+    def read_file(self, model: str, name: str) -> bytes | None:
+        """A file that no version owns, by its path below the model's folder; None when it is missing."""
 
     @abstractmethod
     def retire(self, spec: Served, version: int) -> Serving:
@@ -91,10 +91,15 @@ class ModelRepository(ABC):
         with self.version_folder(model, version) as folder:
             return str(file_facts(folder / FILE_NAME)["sha256"])
 
-    def configuration(self, spec: Served) -> dict[str, str]:
-        """The configuration files as they should be, by path below the model's folder."""
+    def expected_files(self, spec: Served) -> dict[str, bytes]:
+        """The files that no version owns as they should be: the configuration, and the warm-up data that it names."""
         state = self.serving(spec.name)
-        return configuration_files(state.placing(spec), self._policies(spec.name, state), state.cores)
+        return model_files(state.placing(spec), self._policies(spec.name, state), state.cores)
+
+    def read_configuration(self, spec: Served) -> dict[str, str | None]:
+        """The configuration files as they are; None for one that is missing."""
+        found = {name: self.read_file(spec.name, name) for name in configuration_files(spec)}
+        return {n: None if content is None else content.decode(errors="replace") for n, content in found.items()}
 
     def precisions(self, model: str) -> dict[int, str]:
         """The precision of every published version; `unreadable` where the manifest is."""

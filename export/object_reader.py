@@ -9,11 +9,11 @@ from rfserve.export import serving
 from rfserve.export.claim import Claim
 from rfserve.export.errors import RepositoryError
 from rfserve.export.manifest import FILE_NAME, Manifest
-from rfserve.export.model_repository import ModelRepository, configuration_files
+from rfserve.export.model_repository import ModelRepository
 from rfserve.export.object_location import ObjectLocation
 from rfserve.export.object_store import TIMEOUT_S, ObjectStore
 from rfserve.export.serving import Serving
-from rfserve.export.spec.model import TARGETS, Served
+from rfserve.export.spec.model import TARGETS
 
 CLAIMS = ".claims"
 # Named by a configuration that must not serve anything yet.
@@ -99,10 +99,10 @@ class ObjectReader(ModelRepository):
         """What is promoted, and the history; `RepositoryError` when the object is damaged."""
         return self._serving(model)[0]
 
-    def read_configuration(self, spec: Served) -> dict[str, str | None]:
-        """The configuration files as they are; None for one that is missing."""
-        found = {name: self._store.read(self._at.key(spec.name, name)) for name in configuration_files(spec)}
-        return {n: None if there is None else there.content.decode(errors="replace") for n, there in found.items()}
+    def read_file(self, model: str, name: str) -> bytes | None:
+        """A file that no version owns, by its path below the model's folder; None when it is missing."""
+        there = self._store.read(self._at.key(model, name))
+        return None if there is None else there.content
 
     def _policies(self, model: str, state: Serving) -> dict[str, int | None]:
         """Always a version: Triton's own rule, the newest, would take one that is being uploaded."""

@@ -41,7 +41,7 @@ class ObjectRepository(ObjectReader):
         """Replace what is promoted by what `change` makes of it, and write the configuration that follows.
 
         `change` is asked again when another writer was faster. A crash before the configuration is written leaves one
-        that `check` names and `write_configuration` mends.
+        that `check` names and `write_configuration` mends; so does a store that fails by then, and the error says it.
         """
         if not self.versions(spec.name):
             raise VersionNotFound(f"{spec.name} has no version in {self.location}: `rfserve-export write {spec.name}`")
@@ -53,7 +53,13 @@ class ObjectRepository(ObjectReader):
             return after
 
         after = self._record(spec.name, checked)
-        self._settle(spec)
+        # Whoever takes the change back puts this text before their own: it must stay true.
+        with _finishing(
+            f"{spec.name}: the change was recorded in {serving.FILE_NAME}",
+            left="the configuration that follows from that file",
+            mending="writes it; servers that run take it when they load next",
+        ):
+            self._settle(spec)
         return after
 
     def publish(self, spec: Served, fill: Fill, version: int | None = None) -> Manifest:
@@ -116,7 +122,7 @@ class ObjectRepository(ObjectReader):
             self._refuse_retiring(spec.name, version, state, precisions)
             return state.with_event(Event(action="retire", version=version, note=precisions[version]))
 
-        with _finishing(f"{spec.name}/{version} is retired", f"retire {spec.name} {version}"):
+        with _finishing(f"{spec.name}/{version} is retired", command=f"retire {spec.name} {version}"):
             try:
                 after = self._record(spec.name, retired)
             except ReleaseError:
@@ -275,12 +281,17 @@ class ObjectRepository(ObjectReader):
 
 
 @contextmanager
-def _finishing(done: str, command: str = "configure") -> Iterator[None]:
+def _finishing(
+    done: str,
+    *,
+    left: str = "its history and configuration",
+    command: str = "configure",
+    mending: str = "finishes the job",
+) -> Iterator[None]:
     """What cannot be taken back is done: an error here must say so."""
     try:
         yield
     except RepositoryError as error:
         raise type(error)(
-            f"{done}, but its history and configuration could not be written: {error}; mend that, and "
-            f"`rfserve-export {command}` finishes the job"
+            f"{done}, but {left} could not be written: {error}; mend that, and `rfserve-export {command}` {mending}"
         ) from error

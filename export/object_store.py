@@ -5,6 +5,7 @@ that the location names goes before `AWS_ENDPOINT_URL_S3` and `AWS_ENDPOINT_URL`
 """
 
 import hashlib
+import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
@@ -76,15 +77,13 @@ class ObjectStore:
         """
         done = self._write_if(key, content, {"IfNoneMatch": "*"}, owner)
         self._require_conditions(key, content, owner if done else None)
-        if done:
-            return True
-        # The answer to a first try may have been lost, and the second then finds the first.
-        there = self.read(key)
-        return there is not None and there.owner == owner
+        return done or self._is_of(key, owner)
 
     def replace(self, key: str, content: bytes, tag: str | None) -> bool:
         """Write a small object if it is still the one of this tag (None: if there is none); whether it was."""
-        return self._write_if(key, content, {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}, "")
+        owner = uuid.uuid4().hex
+        done = self._write_if(key, content, {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}, owner)
+        return done or self._is_of(key, owner)
 
     def upload(self, key: str, file: Path) -> None:
         """Write a file of any size, large ones in parts."""
@@ -167,6 +166,11 @@ class ObjectStore:
                     return False
                 raise
         return True
+
+    def _is_of(self, key: str, owner: str) -> bool:
+        # The answer to a first try may have been lost, and the second then finds the first.
+        there = self.read(key)
+        return there is not None and there.owner == owner
 
     def _require_conditions(self, key: str, content: bytes, owner: str | None) -> None:
         """Some endpoints take a condition and ignore it: try two that cannot hold, on an object that is ours."""

@@ -43,9 +43,10 @@ def promote(
     """Have `targets` (default: every one that the version's precision suits) serve a version.
 
     The version is verified first, then written into the configuration, then loaded by one server after another; each
-    has to answer as ONNX Runtime does here. When one does not, the configuration and every server go back to what they
-    served before. `ReleaseError` with the reason then, and when the version is damaged or, without `force`, of a
-    precision that does not suit a target; `VersionNotFound` when it is not published.
+    has to answer as ONNX Runtime does here. When one does not, or the configuration cannot be written to its end, the
+    configuration and every server go back to what they served before. `ReleaseError` with the reason then, and with
+    what could not go back; also when the version is damaged or, without `force`, of a precision that does not suit a
+    target. `VersionNotFound` when it is not published, `RepositoryError` when nothing could be written.
     """
     begun = time.monotonic()
     alias.verify(repository, spec, {version})
@@ -59,19 +60,18 @@ def promote(
         seen.append(state)
         return state.with_event(event)
 
-    repository.change_serving(spec, change)
     touched: list[LiveServer] = []
     taken_s = {}
     try:
+        repository.change_serving(spec, change)
         for server in places:
             touched.append(server)
             taken_s[server.url] = _switch(server, repository, spec, version)
     except (ExportError, KeyboardInterrupt) as error:
-        left = _go_back(repository, spec, event, seen[-1], touched)
-        raise ReleaseError(
-            f"{spec.name}/{version} was not promoted: {error or 'interrupted'}; "
-            + ("what was served before is served again" + "".join(f"; but {problem}" for problem in left))
-        ) from error
+        if not seen or not (touched or _may_be_recorded(repository, spec, event)):
+            raise
+        reason = str(error) or "interrupted"
+        raise ReleaseError(_gone_back(repository, spec, event, seen[-1], touched, reason=reason)) from error
     return Release(
         action="promote",
         model=spec.name,
@@ -155,21 +155,54 @@ def _switch(server: LiveServer, repository: ModelRepository, spec: Served, versi
     return time.monotonic() - begun
 
 
-def _go_back(
-    repository: ModelRepository, spec: Served, event: Event, before: Serving, servers: Sequence[LiveServer]
-) -> list[str]:
-    """Undo a promotion that failed; what could not be undone."""
+def _may_be_recorded(repository: ModelRepository, spec: Served, event: Event) -> bool:
+    """Whether a change that failed is in the history all the same: an object store may fail after it, or lose answers.
+
+    Where the history cannot be read, it may be.
+    """
+    try:
+        return event in repository.serving(spec.name).events
+    except ExportError:
+        return True
+
+
+def _gone_back(
+    repository: ModelRepository,
+    spec: Served,
+    event: Event,
+    before: Serving,
+    servers: Sequence[LiveServer],
+    *,
+    reason: str,
+) -> str:
+    """Undo a promotion that failed for a reason; what to say of it, with what could not be undone."""
+    promotion = f"{spec.name}/{event.version}"
+    refused = f"{promotion} was not promoted: {reason}; what was served before is"
     try:
         now = repository.change_serving(spec, lambda state: state.undone(event, before))
     except ExportError as error:
-        return [f"the configuration still names {event.version}: {error}"]
+        untold = "".join(f"; {server.url} may serve version {event.version} until it loads again" for server in servers)
+        if not _may_be_recorded(repository, spec, event):
+            return f"{refused} recorded, but going back failed: {error}{untold}"
+        return (
+            f"the promotion of {promotion} failed: {reason}; and it may stand in {repository.location}, where it could "
+            f"not be taken back: {error}; mend that, and where `rfserve-export history {spec.name}` ends with it then, "
+            f"`rfserve-export rollback {spec.name}` takes it back{untold}"
+        )
+    return "; but ".join([f"{refused} served again", *_reloaded(repository, spec, event, now, servers)])
+
+
+def _reloaded(
+    repository: ModelRepository, spec: Served, event: Event, now: Serving, servers: Sequence[LiveServer]
+) -> list[str]:
+    """Have servers load what the configuration says again; what went wrong."""
     problems = []
-    precisions = repository.precisions(spec.name)
     for server in servers:
         try:
             with live.dependents_kept(server, spec):
                 server.load(spec.name)
-                version = now.served(server.target(spec.name) or event.targets[0], precisions)
+                target = server.target(spec.name) or event.targets[0]
+                version = now.served(target, repository.precisions(spec.name))
                 if version is not None:
                     server.wait_until_ready(spec.name, version)
         except ExportError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rfserve.export import durable_files, serving, staging
 from rfserve.export.errors import RepositoryError, VersionNotFound
 from rfserve.export.manifest import FILE_NAME, Manifest, file_facts
-from rfserve.export.model_repository import Change, Fill, ModelRepository, configuration_files, model_files
+from rfserve.export.model_repository import Change, Fill, ModelRepository, model_files
 from rfserve.export.serving import Event, Serving
 from rfserve.export.spec.model import TARGETS, Served
 from rfserve.export.spec.precision import suits
@@ -61,7 +61,8 @@ class Repository(ModelRepository):
     def serving(self, model: str) -> Serving:
         """What is promoted, and the history; `RepositoryError` when the file is damaged."""
         try:
-            return Serving.from_json((self.folder / model / serving.FILE_NAME).read_text())
+            text = (self.folder / model / serving.FILE_NAME).read_text(encoding="utf-8", errors="replace")
+            return Serving.from_json(text)
         except FileNotFoundError:
             return Serving()
 
@@ -165,10 +166,10 @@ class Repository(ModelRepository):
         with self._writing(spec):
             self._save(spec, self._settled(spec.name))
 
-    def read_configuration(self, spec: Served) -> dict[str, str | None]:
-        """The configuration files as they are; None for one that is missing."""
-        home = self.folder / spec.name
-        return {n: (home / n).read_text() if (home / n).is_file() else None for n in configuration_files(spec)}
+    def read_file(self, model: str, name: str) -> bytes | None:
+        """A file that no version owns, by its path below the model's folder; None when it is missing."""
+        file = self.folder / model / name
+        return file.read_bytes() if file.is_file() else None
 
     @contextmanager
     def _writing(self, spec: Served) -> Iterator[None]:

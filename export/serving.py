@@ -193,8 +193,13 @@ class Serving:
 
     @classmethod
     def from_json(cls, text: str) -> "Serving":
-        """From the file's text; `RepositoryError` when it is damaged."""
+        """From the file's text; `RepositoryError` when it is damaged.
+
+        Bytes that are no UTF-8 must have been replaced by U+FFFD, which is damage: `to_json` writes ASCII alone.
+        """
         try:
+            if "\ufffd" in text:
+                raise ValueError("it holds bytes that are no UTF-8")
             content: dict[str, Any] = json.loads(text)
             events = tuple(Event(**e | {"targets": tuple(e["targets"])}) for e in content["events"])
             promoted = {str(t): int(v) for t, v in content["promoted"].items()}

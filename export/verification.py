@@ -27,20 +27,25 @@ def problems(repository: ModelRepository, model: str) -> list[str]:
 
 def _configuration_problems(repository: ModelRepository, spec: Served) -> list[str]:
     try:
-        expected = repository.configuration(spec)
+        expected = repository.expected_files(spec)
     except RepositoryError as error:
         return [str(error)]
     found = []
-    present = repository.read_configuration(spec)
-    for name, text in expected.items():
-        got = present[name]
+    for name, content in expected.items():
+        got = repository.read_file(spec.name, name)
         if got is None:
             found.append(f"{name} is missing; write it with `rfserve-export configure`")
-        elif pbtxt.differs(got, text):
+        elif _differs(name, got, content):
             found.append(
                 f"{name} is not what the spec and serving.json say; write it anew with `rfserve-export configure`"
             )
     return found
+
+
+def _differs(name: str, got: bytes, expected: bytes) -> bool:
+    if name.endswith(".pbtxt"):
+        return pbtxt.differs(got.decode(errors="replace"), expected.decode())
+    return got != expected
 
 
 def version_problems(repository: ModelRepository, spec: Served, version: int) -> list[str]:

@@ -196,7 +196,8 @@ def look(case: Case, template: Repository, repository: Repository) -> None:
     assert following > max([*before, *found, 0]), f"number {following} was used before"
     hidden = {f.name for f in repository.folder.rglob(".*") if f.name != ".lock"}
     assert not hidden, f"leftovers {hidden}"
-    assert repository.read_configuration(SPEC) == repository.configuration(SPEC)
+    expected = repository.expected_files(SPEC)
+    assert {name: repository.read_file(SPEC.name, name) for name in expected} == expected
     state = repository.serving(SPEC.name)
     assert set(repository.versions(SPEC.name)) <= state.noted("publish")
     assert state.noted("retire") == set(before) - set(repository.versions(SPEC.name))

@@ -55,6 +55,32 @@ def damage_config(repository: Path) -> None:
     file.write_text(file.read_text().replace("max_batch_size: 32", "max_batch_size: 4"))
 
 
+def flip_a_high_bit(file: Path, index: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[index] ^= 0x80
+    file.write_bytes(content)
+
+
+def damage_a_byte_of_the_manifest(repository: Path) -> None:
+    flip_a_high_bit(repository / "mel_features" / "1" / "manifest.json", 100)
+
+
+def damage_a_byte_of_a_config(repository: Path) -> None:
+    flip_a_high_bit(repository / "mel_features" / "configs" / "gpu.pbtxt", -10)
+
+
+def damage_a_byte_of_the_history(repository: Path) -> None:
+    flip_a_high_bit(repository / "mel_features" / "serving.json", 100)
+
+
+def remove_warm_up(repository: Path) -> None:
+    (repository / "mel_features" / "warmup" / "raw_iq").unlink()
+
+
+def empty_warm_up(repository: Path) -> None:
+    (repository / "mel_features" / "warmup" / "raw_iq").write_bytes(b"")
+
+
 def add_foreign_file(repository: Path) -> None:
     (repository / "mel_features" / "1" / "notes.txt").write_text("hello")
 
@@ -68,6 +94,11 @@ def remove_version(repository: Path) -> None:
     [
         (damage_graph, "model.onnx changed"),
         (damage_config, "configs/gpu.pbtxt is not what the spec and serving.json say"),
+        (damage_a_byte_of_the_manifest, "version 1: mel_features/1/manifest.json is damaged"),
+        (damage_a_byte_of_a_config, "configs/gpu.pbtxt is not what the spec and serving.json say"),
+        (damage_a_byte_of_the_history, "serving.json is damaged"),
+        (remove_warm_up, "warmup/raw_iq is missing; write it with `rfserve-export configure`"),
+        (empty_warm_up, "warmup/raw_iq is not what the spec and serving.json say"),
         (add_foreign_file, "notes.txt is not in the manifest"),
         (remove_version, "no version is published"),
     ],
@@ -77,6 +108,13 @@ def test_check_finds_what_changed(damage, message, repository: Path, capsys):
     code, out, _ = run(capsys, "check", "--repository", repository)
     assert code == 1
     assert message in out
+
+
+def test_list_names_a_damaged_manifest(repository: Path, capsys):
+    damage_a_byte_of_the_manifest(repository)
+    code, _, err = run(capsys, "list", "--repository", repository)
+    assert code == 1
+    assert err.startswith("error: mel_features/1/manifest.json is damaged")
 
 
 def test_failed_write_leaves_the_repository_and_says_why(repository: Path, tmp_path: Path, capsys):
@@ -115,8 +153,9 @@ def test_bad_request_is_refused_with_its_reason(arguments, message, tmp_path: Pa
     assert not any(tmp_path.rglob("*.onnx"))
 
 
-def test_configure_mends_the_configuration(repository: Path, capsys):
-    damage_config(repository)
+@pytest.mark.parametrize("damage", [damage_config, damage_a_byte_of_a_config, remove_warm_up, empty_warm_up])
+def test_configure_mends_the_configuration(damage, repository: Path, capsys):
+    damage(repository)
     assert run(capsys, "configure", "--repository", repository)[0] == 0
     assert run(capsys, "check", "mel_features", "--repository", repository)[0] == 0
 

@@ -18,15 +18,23 @@ from botocore.exceptions import ReadTimeoutError
 from served import BriefServer
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from rfserve.export import onnx_file, pbtxt, verification
+from rfserve.export import alias, onnx_file, pbtxt, release, verification
 from rfserve.export.cli import main
 from rfserve.export.commands import inspect
-from rfserve.export.errors import ReleaseError, RepositoryError, StoreUnavailable, VersionExists, VersionNotFound
+from rfserve.export.errors import (
+    LiveServerError,
+    ReleaseError,
+    RepositoryError,
+    StoreUnavailable,
+    VersionExists,
+    VersionNotFound,
+)
+from rfserve.export.live import LiveServer
 from rfserve.export.manifest import Manifest
 from rfserve.export.object_repository import ObjectRepository
 from rfserve.export.repository import version_files
 from rfserve.export.serving import Event, Serving
-from rfserve.export.spec import example, find
+from rfserve.export.spec import Placement, example, find
 from rfserve.server.errors import ModelLoadError
 from rfserve.server.errors import RepositoryError as UnservableRepository
 from rfserve.server.process import ServerOptions, TritonServer
@@ -381,6 +389,11 @@ def damage_manifest(prefix: Prefix) -> None:
     prefix.put("mel_features/1/manifest.json", b"{")
 
 
+def damage_a_byte(prefix: Prefix) -> None:
+    name = "mel_features/1/manifest.json"
+    prefix.put(name, prefix.read(name).replace(b'"none"', b'"n\xffne"'))
+
+
 def damage_config(prefix: Prefix) -> None:
     prefix.put("mel_features/configs/gpu.pbtxt", prefix.read("mel_features/configs/gpu.pbtxt") + b"max_batch_size: 4")
 
@@ -393,6 +406,9 @@ DAMAGES = (
     (lambda p: p.delete("mel_features/1/model.onnx"), "model.onnx is missing"),
     (lambda p: p.delete("mel_features/config.pbtxt"), "config.pbtxt is missing"),
     (lambda p: p.put("mel_features/serving.json", b"{"), "serving.json is damaged"),
+    (lambda p: p.delete("mel_features/warmup/raw_iq"), "warmup/raw_iq is missing"),
+    (lambda p: p.put("mel_features/warmup/raw_iq", b""), "warmup/raw_iq is not what the spec and serving.json say"),
+    (damage_a_byte, "1/manifest.json is damaged (it holds bytes that are no UTF-8)"),
     (lambda p: p.delete("mel_features/1/manifest.json"), "no version is published"),
 )
 
@@ -429,6 +445,186 @@ def test_writers_of_the_history_lose_nothing_to_each_other(prefix: Prefix):
     assert {n: list(p.specific.versions) for n, p in names.items()} == {
         n: [2] if "gpu" in n else [1] for n in CONFIGURATIONS
     }
+
+
+def lose_answer(repository: ObjectRepository, name: str) -> list[str]:
+    """Have the endpoint do the next write of that name, and its answer be lost; holds the name once that was done."""
+    client, lost = repository._store._client, []
+
+    def call(request: Any, **_: object) -> None:
+        if request.method == "PUT" and request.url.endswith(f"/{name}") and not lost:
+            lost.append(name)
+            client._endpoint.http_session.send(request)
+            raise ReadTimeoutError(endpoint_url=request.url)
+
+    client.meta.events.register("before-send.s3", call)
+    return lost
+
+
+def fail_writes(repository: ObjectRepository, *names: str, error: type[BaseException] = ReadTimeoutError) -> None:
+    """Have writes of these names below the model fail before they are sent."""
+
+    def call(method: str, path: str) -> None:
+        if method == "PUT" and path in names:
+            raise error(endpoint_url=path) if error is ReadTimeoutError else error
+
+    before_changes(repository, call)
+
+
+class DeafServer(LiveServer):
+    """A server that serves nothing of this model, and loads nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("127.0.0.1:9", 1)
+
+    def target(self, model: str) -> str | None:
+        return None
+
+    def is_ready(self, model: str, version: int | None = None) -> bool:
+        return False
+
+    def load(self, model: str) -> None:
+        raise LiveServerError(f"{self.url}: cannot load {model}")
+
+
+@pytest.fixture
+def two_versions(prefix: Prefix, monkeypatch) -> Serving:
+    """Of which the first is promoted; what is served. Their graphs are none, so that nobody may verify them."""
+    monkeypatch.setattr(alias, "verify", lambda *_: None)
+    repository = prefix.repository()
+    for content in (b"1", b"2"):
+        repository.publish(SPEC, fill(content))
+    return repository.change_serving(
+        SPEC, lambda s: s.with_event(Event(action="promote", version=1, targets=("cpu", "gpu")))
+    )
+
+
+def test_failed_promotion_is_undone_though_an_answer_was_lost(prefix: Prefix, two_versions: Serving):
+    repository = prefix.repository()
+    lost = lose_answer(repository, "serving.json")
+    with DeafServer() as deaf, pytest.raises(ReleaseError, match=r"/2 was not promoted: .*cannot load mel_features"):
+        release.promote(repository, SPEC, 2, servers=[deaf])
+    assert lost
+    assert repository.serving(SPEC.name) == two_versions
+    assert prefix.configured() == {1}
+
+
+def test_rollback_is_made_once_though_an_answer_was_lost(prefix: Prefix, two_versions: Serving):
+    repository = prefix.repository()
+    release.promote(repository, SPEC, 2)
+    lost = lose_answer(repository, "serving.json")
+    assert release.rollback(repository, SPEC).versions == {"cpu": 1, "gpu": 1}
+    assert lost
+    state = repository.serving(SPEC.name)
+    assert [e.action for e in state.events[len(two_versions.events) :]] == ["promote", "rollback"]
+    assert prefix.configured() == {1}
+
+
+def test_write_on_a_tag_that_is_not_there_any_more_is_refused(prefix: Prefix):
+    repository = prefix.repository()
+    repository.publish(SPEC, fill())
+    store, key = repository._store, repository._at.key(SPEC.name, "serving.json")
+    there = store.read(key)
+    assert there is not None
+    assert there.owner
+    assert not store.replace(key, b"{}", '"0"')
+    assert store.read(key) == there
+
+
+@pytest.mark.parametrize(("error", "said"), [(ReadTimeoutError, "config.pbtxt.*time-out"), (KeyboardInterrupt, "")])
+def test_promotion_whose_configuration_is_not_written_is_undone(error, said, prefix: Prefix, two_versions: Serving):
+    repository = prefix.repository(timeout_s=3)
+    # The last one, which goes on naming what was served.
+    fail_writes(repository, "config.pbtxt", error=error)
+    said = rf"mel_features/2 was not promoted: .*{said}.*; what was served before is served again$"
+    with pytest.raises(ReleaseError, match=said):
+        release.promote(repository, SPEC, 2)
+    assert repository.serving(SPEC.name) == two_versions
+    assert prefix.configured() == {1}
+    assert verification._configuration_problems(repository, SPEC) == []
+
+
+def test_promotion_that_cannot_go_back_says_what_is_left_in_the_configuration(prefix: Prefix, two_versions: Serving):
+    repository = prefix.repository(timeout_s=3)
+    fallen: list[str] = []
+
+    def fall(method: str, path: str) -> None:
+        if path == "configs/gpu.pbtxt":
+            fallen.append(path)
+        if path.endswith(".pbtxt") and fallen:
+            raise ReadTimeoutError(endpoint_url=path)
+
+    before_changes(repository, fall)
+    with pytest.raises(ReleaseError) as refused:
+        release.promote(repository, SPEC, 2)
+    said = str(refused.value)
+    assert said.startswith(
+        "mel_features/2 was not promoted: mel_features: the change was recorded in serving.json, but"
+    )
+    assert "what was served before is recorded, but going back failed: mel_features: the change was recorded" in said
+    assert said.endswith("`rfserve-export configure` writes it; servers that run take it when they load next")
+    assert repository.serving(SPEC.name) == two_versions
+    assert prefix.configured() == {1, 2}
+    prefix.repository().write_configuration(SPEC)
+    assert prefix.configured() == {1}
+
+
+def test_promotion_that_may_stand_when_the_store_is_gone_is_not_called_undone(prefix: Prefix, two_versions: Serving):
+    repository = prefix.repository(timeout_s=3)
+    lost = lose_answer(repository, "serving.json")
+
+    def fall(request: Any, **_: object) -> None:
+        if lost:
+            raise ReadTimeoutError(endpoint_url=request.url)
+
+    repository._store._client.meta.events.register("before-send.s3", fall)
+    with pytest.raises(ReleaseError) as refused:
+        release.promote(repository, SPEC, 2)
+    said = str(refused.value)
+    assert said.startswith("the promotion of mel_features/2 failed: ")
+    assert f"it may stand in {prefix.location}, where it could not be taken back: " in said
+    assert "served again" not in said
+    assert said.endswith(
+        "`rfserve-export history mel_features` ends with it then, `rfserve-export rollback mel_features` takes it back"
+    )
+    mended = prefix.repository()
+    assert mended.serving(SPEC.name).events[-1].version == 2
+    assert release.rollback(mended, SPEC).versions == two_versions.promoted
+    assert prefix.configured() == {1}
+
+
+def test_promotion_that_was_never_recorded_is_the_stores_own_error(prefix: Prefix, two_versions: Serving):
+    repository = prefix.repository(timeout_s=3)
+    fail_writes(repository, "serving.json")
+    with pytest.raises(StoreUnavailable, match=r"cannot write .*serving\.json on a condition"):
+        release.promote(repository, SPEC, 2)
+    assert repository.serving(SPEC.name) == two_versions
+    assert prefix.configured() == {1}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: release.rollback(r, SPEC),
+        lambda r: r.change_serving(
+            SPEC, lambda s: s.placed("cpu", Placement(instances=2, intra_op_threads=2, joined_rows=4))
+        ),
+    ],
+)
+def test_change_whose_configuration_is_not_written_says_so(change, prefix: Prefix, two_versions: Serving):
+    repository = prefix.repository(timeout_s=3)
+    release.promote(repository, SPEC, 2)
+    fail_writes(repository, "config.pbtxt")
+    said = (
+        r"recorded in serving\.json, but the configuration that .*config\.pbtxt.*`rfserve-export configure` writes it"
+    )
+    with pytest.raises(StoreUnavailable, match=said):
+        change(repository)
+    mended = prefix.repository()
+    assert mended.serving(SPEC.name) != two_versions
+    assert verification._configuration_problems(mended, SPEC) != []
+    mended.write_configuration(SPEC)
+    assert verification._configuration_problems(mended, SPEC) == []
 
 
 def test_configuration_settles_on_what_was_published_meanwhile(prefix: Prefix):

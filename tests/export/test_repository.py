@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rfserve.export import repository as repositories
 from rfserve.export.errors import ExportError, RepositoryError, VersionExists
 from rfserve.export.manifest import Manifest
+from rfserve.export.model_repository import configuration_files
 from rfserve.export.repository import Repository, version_files
 from rfserve.export.spec import MODELS, find
 
@@ -193,9 +193,27 @@ def test_damaged_manifest_is_refused(damage: str, tmp_path: Path):
         repository.manifest(SPEC.name, 1)
 
 
+def test_bytes_that_are_no_text_are_damage(tmp_path: Path):
+    repository = Repository(tmp_path)
+    repository.publish(SPEC, fill())
+    home = tmp_path / SPEC.name
+    # In a string that nothing else is compared with.
+    for name, whole in ((home / "1" / "manifest.json", b'"none"'), (home / "serving.json", b'"fp32"')):
+        content = name.read_bytes()
+        assert whole in content
+        name.write_bytes(content.replace(whole, whole[:1] + b"\xff" + whole[2:]))
+    with pytest.raises(RepositoryError, match=r"1/manifest\.json is damaged .*bytes that are no UTF-8"):
+        repository.manifest(SPEC.name, 1)
+    with pytest.raises(RepositoryError, match=r"serving\.json is damaged .*bytes that are no UTF-8"):
+        repository.serving(SPEC.name)
+    config = home / "config.pbtxt"
+    config.write_bytes(config.read_bytes() + b"# \xff")
+    assert str(repository.read_configuration(SPEC)["config.pbtxt"]).endswith("# \ufffd")
+
+
 def test_committed_configuration_is_what_the_specs_say():
     folder = Path(__file__).parents[2] / "model_repository"
     for name, spec in MODELS.items():
-        for file, text in repositories.configuration_files(spec).items():
+        for file, text in configuration_files(spec).items():
             assert (folder / name / file).read_text() == text, f"run `rfserve-export configure`: {name}/{file}"
     assert {f.name for f in folder.iterdir() if f.is_dir()} == set(MODELS)
