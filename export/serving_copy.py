@@ -5,6 +5,7 @@ target: a release loads one of them into a server that runs. Each has been compa
 copied. The configuration is made from the specs, names its version always, and so never picks up another one.
 """
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -27,7 +28,7 @@ class ServingCopy:
     """Copies of `source` in `folder`, as `target` serves them. Empty `models` copies every model that has a version.
 
     `pins` names versions to serve instead of those that the repository says, by model: for a canary. `canaries` is a
-    folder for the requests that show whether a server answers (`canary_requests`).
+    folder for the requests that show whether a server answers (`canary_requests`), and of which models it has to.
     """
 
     source: ModelRepository
@@ -45,6 +46,9 @@ class ServingCopy:
         `anew` reads again what is there already, and replaces what has changed; without it only what is missing is
         copied. `RepositoryError` when a version that is served is not as it was published: nothing of it stays. One
         that is not served is left out, and said.
+
+        `anew` is also for before the server starts, which has to answer for every model that is there then. A model
+        that comes later is copied, and no more: Triton loads all of them only when it starts.
         """
         said: list[str] = []
         specs = [find(model) for model in self._wanted_models()]
@@ -56,10 +60,26 @@ class ServingCopy:
             said += self._update_model(spec, states[spec.name], anew)
         self._require_steps(specs)
         if self.canaries is not None:
-            placed = [states[s.name].placing(s) for s in specs]
+            asked = specs if anew else self._asked_before(self.canaries, specs)
+            placed = [states[s.name].placing(s) for s in asked]
             cores = {name: state.cores.get(self.target) for name, state in states.items()}
             canary_requests.write(self.canaries, placed, self.target, cores)
         return said
+
+    @staticmethod
+    def _asked_before(canaries: Path, specs: Sequence[Served]) -> list[Served]:
+        """Those of `specs` that the server already has to answer for; all where no index says so."""
+        index = canaries / canary_requests.INDEX
+        try:
+            models = json.loads(index.read_text())["models"]
+        except FileNotFoundError:
+            return list(specs)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RepositoryError(
+                f"cannot read {index}: got {error!r}; expected what the copy before the server's start left there; "
+                "make that copy again (`rfserve-export fetch` without --follow-s), and start the server anew"
+            ) from error
+        return [s for s in specs if s.name in models]
 
     def _wanted_models(self) -> list[str]:
         if self.models:

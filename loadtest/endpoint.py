@@ -1,5 +1,6 @@
 """The server under load: its address, how it is reached, and the administrator's key."""
 
+import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ class Endpoint:
     certificate_chain: str | None = None
 
     def __post_init__(self) -> None:
-        host, _, port = self.url.removeprefix("dns:///").rpartition(":")
+        host, _, port = self._place.rpartition(":")
         if not host or "/" in host or not port.isdigit():
             raise LoadTestError(f"url: got {self.url!r}; expected host:port of the gRPC endpoint, as 127.0.0.1:8001")
         if (self.private_key is None) != (self.certificate_chain is None):
@@ -32,7 +33,7 @@ class Endpoint:
 
     def channel(self) -> Any:
         """A new connection, with the same options as the client's."""
-        target = f"dns:///{self.url.removeprefix('dns:///')}"
+        target = f"dns:///{self._place}"
         # Channels with equal arguments would share one connection, also with a channel that was closed.
         options = [*CHANNEL_ARGUMENTS, ("grpc.use_local_subchannel_pool", 1)]
         if not self.is_encrypted:
@@ -52,6 +53,16 @@ class Endpoint:
             ) from error
         finally:
             channel.close()
+
+    def addresses(self) -> frozenset[str]:
+        """Every address that its name has at this moment; `OSError` when it has none."""
+        host, _, port = self._place.rpartition(":")
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        return frozenset(str(place[0]) for *_, place in found)
+
+    @property
+    def _place(self) -> str:
+        return self.url.removeprefix("dns:///")
 
     @property
     def is_encrypted(self) -> bool:

@@ -93,14 +93,10 @@ class Master:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         self._team = self._gather()
         measured: list[Measurement] = []
-        channel = endpoint.channel()
-        try:
-            version = server_statistics.version(channel, endpoint)
-            for repetition in range(plan.repetitions):
-                for index in range(len(plan.phases)):
-                    measured += self._measure(order, channel, index, repetition, progress)
-        finally:
-            channel.close()
+        version = server_statistics.version(endpoint)
+        for repetition in range(plan.repetitions):
+            for index in range(len(plan.phases)):
+                measured += self._measure(order, index, repetition, progress)
         return Run(
             name=plan.name,
             device=plan.device,
@@ -159,9 +155,7 @@ class Master:
         if self._stranger:
             raise LoadTestError(f"{self._stranger}; expected {messages.versions()} as here: install the same there")
 
-    def _measure(
-        self, order: Order, channel: Any, index: int, repetition: int, progress: Callable[[str], None]
-    ) -> list[Measurement]:
+    def _measure(self, order: Order, index: int, repetition: int, progress: Callable[[str], None]) -> list[Measurement]:
         plan, endpoint = order.plan, order.endpoint
         phase: Phase = plan.phases[index]
         workers = self._team
@@ -185,11 +179,11 @@ class Master:
             self._runner.send_message(messages.GO, {"job": job.name}, client_id=worker)
         gevent.sleep(LEAD_S + plan.warm_up_s)
         models = [s.model for s in phase.streams]
-        before = {m: server_statistics.counts(channel, endpoint, m) for m in models}
+        before = server_statistics.counts(endpoint, models)
         # What was due last may take its whole time-out.
         patience_s = phase.duration_s + plan.timeout_s + GRACE_S + DELIVERY_S
         self._wait(job, lambda: len(job.done) == len(workers), patience_s, "done")
-        after = {m: server_statistics.counts(channel, endpoint, m) for m in models}
+        after = server_statistics.counts(endpoint, models)
         return [
             measurement(
                 plan,

@@ -25,7 +25,7 @@ class ServerSplit:
     `queue_ms` and `compute_ms` (input, inference and output) are of one request, `network_ms` is the rest of the mean
     latency from when it was sent: wire, client, and waiting outside the queue. `mean_batch` is rows an execution. What
     others ask meanwhile, the watchdog too, counts in the server's figures alone: beside few requests, `network_ms` can
-    be below 0.
+    be below 0. It is of one server: a name of several addresses has none, and a proxy before several is not noticed.
     """
 
     requests: int

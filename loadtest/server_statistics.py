@@ -1,5 +1,11 @@
-"""What Triton counted between two moments: requests, batches, and where their time went."""
+"""What Triton counted between two moments: requests, batches, and where their time went.
 
+Each server counts what it was asked itself, since it started. Two counts are compared only when both are of one server;
+there are none where a name has several, because nobody knows which of them says it.
+"""
+
+from collections.abc import Collection
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +14,7 @@ from tritonclient.grpc import service_pb2
 
 from rfserve.clients.errors import RESTRICTED_TEXT
 from rfserve.loadtest.endpoint import Endpoint
+from rfserve.loadtest.errors import LoadTestError
 from rfserve.loadtest.measurement import ServerSplit
 
 SERVICE = "/inference.GRPCInferenceService"
@@ -16,18 +23,41 @@ TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """All that a server counted of a model since it was loaded; `note` says why there is nothing."""
+    """All that the server at `addresses` counted of a model since it was loaded; `note` says why there is nothing."""
 
     requests: int = 0
     executions: int = 0
     rows: int = 0
     queue_ns: int = 0
     compute_ns: int = 0
+    addresses: frozenset[str] = frozenset()
     note: str = ""
 
 
-def counts(channel: Any, endpoint: Endpoint, model: str) -> Counts:
-    """What the server has counted of all versions of a model by now; never raises."""
+def counts(endpoint: Endpoint, models: Collection[str]) -> dict[str, Counts]:
+    """What the server has counted of all versions of each model by now; never raises."""
+    try:
+        addresses = endpoint.addresses()
+        if _are_several(addresses):
+            note = (
+                f"no statistics: {endpoint.url} has {len(addresses)} addresses, and each server counts for itself; "
+                "give the address of one alone to see them"
+            )
+            return dict.fromkeys(models, Counts(note=note))
+        # A connection from before may be to a server that the name does not stand for any more.
+        with closing(endpoint.channel()) as channel:
+            return {m: _counts(channel, endpoint, m, addresses) for m in models}
+    except (OSError, LoadTestError) as error:
+        return dict.fromkeys(models, Counts(note=f"no statistics: {endpoint.url}: {error}"))
+
+
+def _are_several(addresses: Collection[str]) -> bool:
+    """Whether they are of more than one server, which may have one of IPv4 and one of IPv6."""
+    long = sum(":" in a for a in addresses)
+    return max(long, len(addresses) - long) > 1
+
+
+def _counts(channel: Any, endpoint: Endpoint, model: str, addresses: frozenset[str]) -> Counts:
     request = service_pb2.ModelStatisticsRequest(name=model)
     try:
         answer = call(channel, "ModelStatistics", request, service_pb2.ModelStatisticsResponse, endpoint)
@@ -44,6 +74,7 @@ def counts(channel: Any, endpoint: Endpoint, model: str) -> Counts:
         rows=sum(s.inference_count for s in found),
         queue_ns=sum(p.queue.ns for p in parts),
         compute_ns=compute,
+        addresses=addresses,
     )
 
 
@@ -51,27 +82,33 @@ def split(before: Counts, after: Counts, mean_send_latency_ms: float) -> tuple[S
     """What happened between two counts, or None and why it cannot be said."""
     if before.note or after.note:
         return None, before.note or after.note
-    requests = after.requests - before.requests
-    executions = after.executions - before.executions
+    if before.addresses != after.addresses:
+        return None, "no statistics: the server's address changed in the window, so that another one counted"
+    requests, executions, rows, queue_ns, compute_ns = (
+        getattr(after, name) - getattr(before, name)
+        for name in ("requests", "executions", "rows", "queue_ns", "compute_ns")
+    )
     if requests <= 0 or executions <= 0:
         return None, "the server answered nothing in the window, or was started anew"
-    queue_ms = (after.queue_ns - before.queue_ns) / requests / 1e6
-    compute_ms = (after.compute_ns - before.compute_ns) / requests / 1e6
+    if min(rows, queue_ns, compute_ns) < 0:
+        return None, "the server's counts went back in the window: it was started anew, or there are several"
+    queue_ms, compute_ms = queue_ns / requests / 1e6, compute_ns / requests / 1e6
     return ServerSplit(
         requests=requests,
         executions=executions,
         queue_ms=queue_ms,
         compute_ms=compute_ms,
         network_ms=mean_send_latency_ms - queue_ms - compute_ms,
-        mean_batch=(after.rows - before.rows) / executions,
+        mean_batch=rows / executions,
     ), ""
 
 
-def version(channel: Any, endpoint: Endpoint) -> str:
-    """The server's own version; empty when it does not say."""
+def version(endpoint: Endpoint) -> str:
+    """The version of the server, of one of them where there are several; empty when none says it."""
     try:
-        request = service_pb2.ServerMetadataRequest()
-        return str(call(channel, "ServerMetadata", request, service_pb2.ServerMetadataResponse, endpoint).version)
+        with closing(endpoint.channel()) as channel:
+            request = service_pb2.ServerMetadataRequest()
+            return str(call(channel, "ServerMetadata", request, service_pb2.ServerMetadataResponse, endpoint).version)
     except grpc.RpcError:
         return ""
 

@@ -106,9 +106,14 @@ def alerts(timing: Timing) -> Group:
     )
 
 
+def within_reach(burn: Burn) -> list[str]:
+    """Those of `SHARES` whose budget can burn so fast at all: that of p50, with every answer over it, burns at 2."""
+    return [slo for slo, share in SHARES.items() if burn.factor * share < 1]
+
+
 def _latency(timing: Timing, burn: Burn) -> Alert:
     long, short = timing.text(burn.long_s), timing.text(burn.short_s)
-    allowed = f"{burn.factor:g} * max by (model, slo) ({LATENCY_SHARE})"
+    allowed = f'{burn.factor:g} * max by (model, slo) ({LATENCY_SHARE}{{slo=~"{"|".join(within_reach(burn))}"}})'
     return Alert(
         name="RfserveLatencyBudgetBurn",
         expression=(

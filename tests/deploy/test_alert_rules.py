@@ -1,5 +1,6 @@
 """Each alert fires when it should, alone, and not when it should not: Prometheus' own unit tests of the rules."""
 
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ import pytest
 import yaml
 from prometheus_tools import MISSING, ROOT, tool
 
-from rfserve.export.observability.budget_rules import bound_text, budget_ms
+from rfserve.export.observability.budget_rules import SHARES, bound_text, budget_ms
 from rfserve.export.observability.files import rule_groups
 from rfserve.export.observability.rule import Alert
 from rfserve.export.observability.timing import Timing
@@ -161,6 +162,9 @@ CASES = [
     Case(name="three quarters over p95", changes=both(latency, MODEL, over={"p95": 0.75}), **AN_HOUR, **fires(*FAST)),
     Case(name="4 % over p95", changes=both(latency, MODEL, over={"p95": 0.04}), **AN_HOUR),
     Case(name="60 % over p50", changes=both(latency, MODEL, over={"p50": 0.6}), **AN_HOUR, **fires(FAST[2])),
+    # Nearly alike answers that are a tenth slower are all over p50: no reason to get up, while p95 and p99 hold.
+    Case(name="all over p50", changes=both(latency, MODEL, over={"p50": 1}), **AN_HOUR, **fires(FAST[2])),
+    Case(name="4 % within p95", changes=both(latency, MODEL, over={"p50": 1, "p95": 0.96}), **AN_HOUR, **fires(*FAST)),
     Case(name="40 % over p50", changes=both(latency, MODEL, over={"p50": 0.4}), **AN_HOUR),
     Case(name="an ensemble over p99", changes=both(latency, ENSEMBLE, over={"p99": 0.2}), **AN_HOUR, **fires(*FAST)),
     Case(name="one of two servers slow", changes=latency(MODEL, "a", {"p99": 0.4}), **AN_HOUR, **fires(*FAST)),
@@ -417,6 +421,15 @@ def _sample(name: str) -> dict:
     return {"labels": f"{{{labels}}}", "value": 1}
 
 
+@pytest.mark.parametrize(("window", "slos"), [("1h", "p95|p99"), ("6h", "p95|p99"), ("3d", "p50|p95|p99")])
+def test_no_latency_alert_waits_for_more_answers_than_there_are(window, slos):
+    """14.4 times what p50 allows would be 7.2 of all answers."""
+    (alert,) = (a for a in alerts() if a.name == BURN and a.labels["window"] == window)
+    thresholds = re.findall(r'> on \(model, slo\) (\S+) \* max .*:share(?:{slo=~"(.*)"})?\)', alert.expression)
+    assert [chosen for _, chosen in thresholds] == [slos] * 2
+    assert all(float(factor) * SHARES[slo] < 1 for factor, chosen in thresholds for slo in chosen.split("|"))
+
+
 @pytest.fixture(scope="module")
 def promtool() -> str:
     found = tool("promtool")
@@ -426,12 +439,12 @@ def promtool() -> str:
 
 
 @cache
-def alert_names() -> set[str]:
-    return {r.name for g in rule_groups(Timing()) for r in g.rules if isinstance(r, Alert)}
+def alerts() -> list[Alert]:
+    return [r for g in rule_groups(Timing()) for r in g.rules if isinstance(r, Alert)]
 
 
 def test_every_alert_has_a_case_in_which_it_fires():
-    assert {name.partition(" ")[0] for case in CASES for name in case.fires} == alert_names()
+    assert {name.partition(" ")[0] for case in CASES for name in case.fires} == {alert.name for alert in alerts()}
 
 
 @pytest.mark.parametrize("evaluated", sorted({case.evaluated for case in CASES}))

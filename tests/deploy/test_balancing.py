@@ -6,7 +6,7 @@ them and had no models any more.
 """
 
 import json
-import shutil
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +20,7 @@ import pytest
 from ports import free_port
 
 from rfserve.clients.connection import CHANNEL_ARGUMENTS
+from rfserve.loadtest.measurement import Run
 from rfserve.server.process import ServerOptions, TritonServer
 from rfserve.server.security import Security
 
@@ -62,14 +63,56 @@ def served(server: TritonServer) -> int:
     return int(found["inference_stats"]["success"]["count"])
 
 
-def test_calls_to_a_name_are_shared_and_none_is_lost_when_a_pod_drains(servers, tmp_path):
-    hosts = tmp_path / "hosts"
-    shutil.copy("/etc/hosts", hosts)
-    rest = hosts.read_text()
-    hosts.write_text(rest + "".join(f"{a} {NAME}\n" for a in ADDRESSES))
+@pytest.fixture
+def hosts(tmp_path) -> Path:
+    """A file of names in which `NAME` has both addresses."""
+    file = tmp_path / "hosts"
+    file.write_text(Path("/etc/hosts").read_text() + "".join(f"{a} {NAME}\n" for a in ADDRESSES))
+    return file
+
+
+def knowing(hosts: Path, *words: object) -> list[str]:
+    """A command that finds names in this file."""
+    script = f"mount --bind {hosts} /etc/hosts && exec {shlex.join(map(str, words))}"
+    return ["unshare", "--mount", "--propagation=private", "sh", "-c", script]
+
+
+PLAN = """
+device = "cpu-2core"
+repetitions = 2
+warm_up_s = 0.3
+figures = ["error_rate"]
+[budgets.mel_features]
+p50_ms = 2000
+p95_ms = 3000
+p99_ms = 20000
+error_rate = 0.2
+[[phases]]
+name = "steady"
+duration_s = 1
+streams = [{ model = "mel_features", rate_hz = 30 }]
+"""
+
+
+def test_load_test_of_a_name_compares_no_counts_of_two_pods(servers, hosts, tmp_path):
     port = servers[0].grpc_url.rpartition(":")[2]
-    script = f"mount --bind {hosts} /etc/hosts && exec {sys.executable} {CLIENT} {NAME}:{port}"
-    words = ["unshare", "--mount", "--propagation=private", "sh", "-c", script]
+    plan, file = tmp_path / "mine.toml", tmp_path / "run.json"
+    plan.write_text(PLAN)
+    before = [served(s) for s in servers]
+    words = [sys.executable, "-m", "rfserve.loadtest.cli", "check", plan, "--url", f"{NAME}:{port}", "--json", file]
+    done = subprocess.run(knowing(hosts, *words), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    # Both were asked, so that neither counted all of it.
+    assert all(served(s) - b >= 20 for s, b in zip(servers, before, strict=True))
+    measured = Run.read(file).measurements
+    assert [m.server for m in measured] == [None, None]
+    assert {m.server_note.partition(",")[0] for m in measured} == {f"no statistics: {NAME}:{port} has 2 addresses"}
+
+
+def test_calls_to_a_name_are_shared_and_none_is_lost_when_a_pod_drains(servers, hosts):
+    rest = Path("/etc/hosts").read_text()
+    port = servers[0].grpc_url.rpartition(":")[2]
+    words = knowing(hosts, sys.executable, CLIENT, f"{NAME}:{port}")
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as client:
         try:
 

@@ -12,6 +12,8 @@ import local_pod
 import pytest
 
 from rfserve.export.commands import fetch
+from rfserve.export.repository import Repository
+from rfserve.export.serving_copy import ServingCopy
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(bool(local_pod.impossible()), reason=local_pod.impossible())]
 
@@ -145,6 +147,36 @@ def test_model_that_is_away_makes_the_pod_unready_and_not_dead(running):
     assert running.probe("livenessProbe") == (True, "")
     assert act("load") == "200"
     running.wait_for("readinessProbe", True, 20)
+
+
+def test_new_model_leaves_the_pod_ready_and_is_served_once_a_release_loads_it(running, pod, claim, repository):
+    """As `new-versions` copies it, without its wait."""
+    source, models = claim / "model_repository", pod.volumes["models"]
+    copy = ServingCopy(
+        source=Repository(source), folder=models / "repository", target="cpu", canaries=models / "canaries"
+    )
+    coming = source / "heimdall_net_pro"
+    shutil.copytree(repository / "heimdall_net_pro", coming)
+    try:
+        assert copy.update(anew=False) == ["heimdall_net_pro/1 copied and verified"]
+    finally:
+        shutil.rmtree(coming)
+    assert running.probe("readinessProbe") == (True, "")
+    assert running.probe("livenessProbe") == (True, "")
+
+    def act(verb: str) -> str:
+        words = ["python3", "-c", ASK, f"/v2/repository/models/heimdall_net_pro/{verb}", KEY]
+        return running.exec(words).stdout.strip()
+
+    def is_served() -> bool:
+        code = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/v2/models/heimdall_net_pro/ready')"
+        return running.exec(["python3", "-c", code]).returncode == 0
+
+    assert not is_served()
+    assert act("load") == "200"
+    assert is_served()
+    assert running.probe("readinessProbe") == (True, "")
+    assert act("unload") == "200"
 
 
 def test_server_ends_by_itself_on_sigterm(manifests, claim, tmp_path):

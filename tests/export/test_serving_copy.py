@@ -75,6 +75,61 @@ def test_copy_of_every_model_is_what_was_published(repository: Path, tmp_path: P
     assert {c["model"] for c in index["canaries"]} == set(GRAPHS)
 
 
+def asked(tmp_path: Path) -> tuple[list[str], list[str]]:
+    """The models that have to be ready, and those that are sent a request."""
+    index = json.loads((tmp_path / "asked" / canary_requests.INDEX).read_text())
+    return index["models"], [c["model"] for c in index["canaries"]]
+
+
+def test_server_has_to_answer_only_for_models_that_were_there_when_it_started(source, tmp_path):
+    """Triton loads all models when it starts, and none that comes later: every pod would be unready."""
+
+    def anybody() -> ServingCopy:
+        # The copy before the start and those after it are made by two processes.
+        return copy_of(source, tmp_path, canaries=tmp_path / "asked")
+
+    anybody().update(anew=True)
+    other = find("iq_features")
+    publish(source, spec=other)
+    assert anybody().update(anew=False) == ["iq_features/1 copied and verified"]
+    assert Repository(tmp_path / "copy").versions("iq_features") == [1]
+    assert asked(tmp_path) == ([HOME], [HOME])
+    publish(source, b"two")
+    assert anybody().update(anew=False) == [f"{HOME}/2 copied and verified"]
+    assert asked(tmp_path) == ([HOME], [HOME])
+    # As in a pod that starts.
+    anybody().update(anew=True)
+    assert asked(tmp_path) == (["iq_features", HOME], ["iq_features", HOME])
+
+
+def test_server_need_not_answer_for_a_model_that_has_gone_and_come_back(source, tmp_path):
+    publish(source, spec=find("iq_features"))
+    copy = copy_of(source, tmp_path, canaries=tmp_path / "asked")
+    copy.update(anew=True)
+    (tmp_path / "source" / "iq_features").rename(tmp_path / "away")
+    copy.update(anew=False)
+    assert asked(tmp_path) == ([HOME], [HOME])
+    (tmp_path / "away").rename(tmp_path / "source" / "iq_features")
+    copy.update(anew=False)
+    assert asked(tmp_path) == ([HOME], [HOME])
+
+
+def test_follower_without_a_copy_before_it_asks_for_all(source, tmp_path):
+    copy_of(source, tmp_path, canaries=tmp_path / "asked").update(anew=False)
+    assert asked(tmp_path) == ([HOME], [HOME])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}"])
+def test_index_that_is_damaged_is_named_and_made_again_before_a_start(source, tmp_path, text):
+    copy = copy_of(source, tmp_path, canaries=tmp_path / "asked")
+    copy.update(anew=True)
+    (tmp_path / "asked" / canary_requests.INDEX).write_text(text)
+    with pytest.raises(RepositoryError, match=r"cannot read .*index\.json: got .*start the server anew"):
+        copy.update(anew=False)
+    copy.update(anew=True)
+    assert asked(tmp_path) == ([HOME], [HOME])
+
+
 def flip(version: Path) -> None:
     graph = version / "model.onnx"
     graph.write_bytes(bytes([graph.read_bytes()[0] ^ 1]) + graph.read_bytes()[1:])
