@@ -57,7 +57,8 @@ class Steps:
     @property
     def rehearsals_at_once(self) -> int:
         """On how many pods a version may be rehearsed at the same time."""
-        return max(1, SENT_AT_ONCE_BYTES // max((r.size_bytes for r in self._rehearsals.values()), default=1))
+        # An ensemble has no bytes, and no rehearsal.
+        return max(1, SENT_AT_ONCE_BYTES // max((1, *(r.size_bytes for r in self._rehearsals.values()))))
 
     def prepare(self) -> None:
         """Read and run once what all pods are sent, so that it takes nothing of their time."""

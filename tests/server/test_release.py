@@ -22,7 +22,7 @@ from rfserve.export.errors import LiveServerError
 from rfserve.export.live import LiveServer
 from rfserve.export.manifest import GRAPH_FILE, Manifest
 from rfserve.export.repository import Repository, version_files
-from rfserve.export.spec import GRAPHS, ModelSpec, example
+from rfserve.export.spec import GRAPHS, ModelSpec, example, find
 from rfserve.export.spec.queueing import REFUSAL_TEXTS
 from rfserve.release.cluster import ClusterApi
 from rfserve.release.endpoint_slices import ServicePods
@@ -30,6 +30,7 @@ from rfserve.release.errors import NotEverywhere, NotReleased, NotRestored
 from rfserve.release.pod_server import Access
 from rfserve.release.pods import NamedPods
 from rfserve.release.rollout import Rollout
+from rfserve.release.steps import Steps
 from rfserve.server.cli import main as serve
 from rfserve.server.process import ServerOptions, TritonServer
 from rfserve.server.security import Security
@@ -105,6 +106,11 @@ def pods(first: TritonServer, copied: TritonServer) -> list[TritonServer]:
             own.version_policy.specific.versions[:] = [1]
             live.load(SPEC.name, own)
     return [first, copied]
+
+
+def test_ensemble_is_released_without_a_rehearsal(repository):
+    steps = Steps(Repository(repository), find("locate"), {"cpu": 1})
+    assert (steps.unrehearsed, steps.rehearsals_at_once > 1) == ("an ensemble has no graph of its own", True)
 
 
 def served(*servers: TritonServer) -> list[list[int]]:
