@@ -83,6 +83,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             notes = dict(file.metadata() or {})
+            state |= _shared(state, notes)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path.name} is not a safetensors file: {error}; save it again") from error
     if "scaling" in notes:
@@ -91,6 +92,17 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         except json.JSONDecodeError as error:
             raise CheckpointError(f"{path.name}: metadata 'scaling' is not JSON: {error}") from error
     return state, notes
+
+
+def _shared(state: Mapping[str, Tensor], notes: Mapping[str, str]) -> dict[str, Tensor]:
+    """Tensors that safetensors' `save_model` wrote once for several names; the notes say which for the other names."""
+    others = {name: kept for name, kept in notes.items() if name not in state and kept in state}
+    # A whole network under a second name, as a compiled one is, is not another network.
+    return {name: state[kept] for name, kept in others.items() if not (_is_landmark(name) and _is_landmark(kept))}
+
+
+def _is_landmark(name: str) -> bool:
+    return f".{name}".endswith(tuple(f".{landmark}" for landmark in LANDMARKS))
 
 
 def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -17,6 +17,7 @@ from rfserve.export.errors import ExportError, VersionNotFound
 from rfserve.export.local_model import LocalModel
 from rfserve.export.manifest import Manifest
 from rfserve.export.model_repository import ModelRepository
+from rfserve.export.scaling import Scaling, moved_home
 from rfserve.export.spec import ENSEMBLES, EnsembleSpec, ModelSpec, example
 from rfserve.export.spec.model import Served
 from rfserve.export.spec.tensor import Array
@@ -80,7 +81,7 @@ def compare(
     """
     network = network_of(spec)
     models = [LocalModel(repository, network, _published(repository, network, version)) for version in (before, after)]
-    given = inputs_of(repository, network, inputs=inputs, recordings=recordings)
+    given = inputs_of(repository, network, after, inputs=inputs, recordings=recordings)
     reference, other = (model.run(given.arrays) for model in models)
     return Comparison(
         before=models[0].manifest, after=models[1].manifest, inputs=given, drift=Drift.between(reference, other)
@@ -96,12 +97,23 @@ def network_of(spec: Served) -> ModelSpec:
 
 
 def inputs_of(
-    repository: ModelRepository, spec: ModelSpec, *, inputs: Path | None = None, recordings: Sequence[Path] = ()
+    repository: ModelRepository,
+    spec: ModelSpec,
+    version: int,
+    *,
+    inputs: Path | None = None,
+    recordings: Sequence[Path] = (),
 ) -> Inputs:
-    """A network's tensors: of recordings, through the repository's front end, of an .npz, or of the spec's examples."""
+    """A network's tensors: of recordings, through the repository's front end, of an .npz, or of the spec's examples.
+
+    Those of the spec lie where `version` was trained, if it knows a single place: anywhere else its sigma is only the
+    distance from it.
+    """
     if recordings:
         return _from_recordings(repository, spec, recordings)
-    return _examples(spec) if inputs is None else _from_file(spec, inputs)
+    if inputs is not None:
+        return _from_file(spec, inputs)
+    return _examples(spec, Scaling.from_dict(repository.manifest(spec.name, version).scaling or {}))
 
 
 def _published(repository: ModelRepository, spec: ModelSpec, version: int) -> int:
@@ -113,9 +125,9 @@ def _published(repository: ModelRepository, spec: ModelSpec, version: int) -> in
     return version
 
 
-def _examples(spec: ModelSpec) -> Inputs:
+def _examples(spec: ModelSpec, scaling: Scaling) -> Inputs:
     return Inputs(
-        arrays=example(spec, batch=EXAMPLES),
+        arrays=moved_home(scaling, example(spec, batch=EXAMPLES)),
         names=tuple(f"example {i}" for i in range(EXAMPLES)),
         origin=f"{EXAMPLES} random examples of the spec; give --recordings for what it means to real events",
     )

@@ -9,6 +9,7 @@ import onnxruntime
 
 from rfserve.export import onnx_file
 from rfserve.export.drift import Drift
+from rfserve.export.scaling import Moved
 from rfserve.export.scene import scenes
 from rfserve.export.spec import ModelSpec
 from rfserve.export.spec.precision import DriftLimit
@@ -23,11 +24,15 @@ HOSTILE_FACTOR = 1e4
 
 
 class Gate:
-    """Scenes in batches, and what the FP32 graph answers for them."""
+    """Scenes in batches, and what the FP32 graph answers for them.
 
-    def __init__(self, spec: ModelSpec, single: Path, *, batches: int = BATCHES) -> None:
+    `moved` takes a scene to where the network was trained: one that knows a single place gives all others a sigma that
+    is only their distance from it, whatever its weights.
+    """
+
+    def __init__(self, spec: ModelSpec, single: Path, *, moved: Moved = dict, batches: int = BATCHES) -> None:
         self.single = onnx_file.open_session(single)
-        self._batches = _batches(spec, batches)
+        self._batches = _batches(spec, batches, moved)
 
     @cached_property
     def _expected(self) -> list[dict[str, Array]]:
@@ -39,12 +44,12 @@ class Gate:
         return Drift.between(_joined(self._expected[:batches]), _joined(got))
 
 
-def _batches(spec: ModelSpec, count: int) -> list[tuple[dict[str, Array], Array]]:
+def _batches(spec: ModelSpec, count: int, moved: Moved) -> list[tuple[dict[str, Array], Array]]:
     """Inputs of 8 rows, one of them hostile, and which rows' answers do not count, (8, 1) BOOL.
 
     A row that is not finite counts: its answer has to be NaN. For one that is huge no precision has to agree.
     """
-    rows = scenes(spec, count * BATCH, seed=SEED)
+    rows = scenes(spec, count * BATCH, seed=SEED, moved=moved)
     found = []
     for number in range(count):
         batch = {n: a[number * BATCH : (number + 1) * BATCH].copy() for n, a in rows.items()}

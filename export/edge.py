@@ -21,11 +21,11 @@ from coremltools.converters.mil.mil import types
 from torch import Tensor, nn
 
 from rfserve.export import edge_program, onnx_file, parity
-from rfserve.export.elements import compare
+from rfserve.export.elements import compare, not_finite
 from rfserve.export.errors import EdgeError, ParityError
 from rfserve.export.progress import Report
 from rfserve.export.publication import Built
-from rfserve.export.scaling import network_units
+from rfserve.export.scaling import moved_home, network_units
 from rfserve.export.spec import ModelSpec, TensorSpec, example
 from rfserve.export.spec.tensor import Array
 
@@ -143,11 +143,18 @@ def _compare(spec: ModelSpec, built: Built, package: Path) -> int:
     function = edge_program.read(package)
     units = network_units(spec, built.scaling)
     count = 0
-    for inputs in _cases(spec):
+    for valid, given in _cases(spec):
         count += 1
+        inputs = moved_home(built.scaling, given)
+        expected = onnx_file.run_eager(built.module, spec, inputs)
+        if valid and (broken := not_finite(expected)):
+            raise ParityError(
+                f"{spec.name}: eager PyTorch itself answers {' and '.join(broken)} that are not finite to the finite "
+                f"inputs of case {count}; nothing was written: give a checkpoint of sound weights"
+            )
         got = edge_program.evaluate(function, _edge_inputs(inputs))
-        for name, expected in onnx_file.run_eager(built.module, spec, inputs).items():
-            difference, allowed, bad = compare(got[name], expected, spec.tolerance * np.asarray(units[name]))
+        for name, wanted in expected.items():
+            difference, allowed, bad = compare(got[name], wanted, spec.tolerance * np.asarray(units[name]))
             if bad:
                 raise ParityError(
                     f"{spec.name}: the Core ML program differs from eager PyTorch in {name}, case {count}, by "
@@ -156,18 +163,21 @@ def _compare(spec: ModelSpec, built: Built, package: Path) -> int:
     return count
 
 
-def _cases(spec: ModelSpec) -> Iterator[dict[str, Array]]:
-    """One event each: every number of receivers in any order with garbage beside them, and one that is no event."""
+def _cases(spec: ModelSpec) -> Iterator[tuple[bool, dict[str, Array]]]:
+    """One event each: every number of receivers in any order with garbage beside them, and one that is no event.
+
+    With each, whether it is one.
+    """
     rng = np.random.default_rng(1)
     receivers = spec.bounds.get("receivers")
     for active in (None,) if receivers is None else (*RECEIVERS, receivers.maximum):
         inputs = example(spec, seed=len(RECEIVERS) + (active or 0), active=active)
         if active is not None:
             parity.disorder(spec, inputs, rng)
-        yield inputs
+        yield True, inputs
     invalid = example(spec, seed=1)
     invalid[spec.inputs[0].name].flat[0] = np.nan
-    yield invalid
+    yield False, invalid
 
 
 def _edge_type(tensor: TensorSpec) -> str:

@@ -1,4 +1,6 @@
-"""Two arrays element by element, as every gate compares them. NumPy only, so that it also runs where ONNX does not."""
+"""Answers element by element, as every gate compares them. NumPy only, so that it also runs where ONNX does not."""
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -6,6 +8,11 @@ from rfserve.export.spec.tensor import Array
 
 # FP32 itself resolves a result no finer than this many units in the last place after a different order of sums.
 ULPS = 2
+
+
+def not_finite(outputs: Mapping[str, Array]) -> list[str]:
+    """The outputs that hold NaN or infinity: `compare` takes a network that answers nothing else for a faithful one."""
+    return [name for name, array in outputs.items() if not np.isfinite(array).all()]
 
 
 def compare(got: Array, expected: Array, tolerance: Array) -> tuple[float, float, bool]:

@@ -39,7 +39,7 @@ class GraphError(ExportError):
 
 
 class ParityError(ExportError):
-    """ONNX Runtime's outputs differ from eager PyTorch's by more than the spec allows."""
+    """ONNX Runtime's outputs differ from eager PyTorch's by more than the spec allows, or those are not finite."""
 
 
 class DriftError(ExportError):

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from rfserve.export import local_model
-from rfserve.export.elements import compare
-from rfserve.export.errors import LiveServerError
+from rfserve.export.elements import compare, not_finite
+from rfserve.export.errors import GraphError, LiveServerError
 from rfserve.export.live import READY_POLL_S, LiveServer
 from rfserve.export.local_model import LocalModel
 from rfserve.export.manifest import Manifest
 from rfserve.export.model_repository import ModelRepository
-from rfserve.export.scaling import METRES_PER_DEGREE, Scaling, network_units
+from rfserve.export.scaling import METRES_PER_DEGREE, Scaling, moved_home, network_units
 from rfserve.export.spec import EnsembleSpec, ModelSpec, example
 from rfserve.export.spec.model import Served
 from rfserve.export.spec.queueing import REFUSAL_TEXTS
@@ -41,8 +41,9 @@ class Checked:
 def checked_on(server: LiveServer, repository: ModelRepository, spec: Served, version: int) -> Checked:
     """Send spec examples to a server, without naming a version, and compare the answers with `version` run here.
 
-    `LiveServerError` when an answer differs by more than the spec allows, names another version, or none comes. For an
-    ensemble, the steps run here in the versions that the server has ready.
+    `LiveServerError` when an answer differs by more than the spec allows, names another version, or none comes;
+    `GraphError` when what `version` answers here is not finite. For an ensemble, the steps run here in the versions
+    that the server has ready.
     """
     return Conformance(repository, spec, version).check(server)
 
@@ -50,6 +51,8 @@ def checked_on(server: LiveServer, repository: ModelRepository, spec: Served, ve
 class Conformance:
     """A version's conformance set: spec examples, and what it answers to them here, for any number of servers.
 
+    For a network that knows a single place, by its manifest's scaling, the examples are moved there: anywhere else its
+    sigma is only the distance from it, whatever the weights.
     Safe to be used by several threads. The version runs here once, an ensemble once for each choice of its steps.
     """
 
@@ -60,12 +63,12 @@ class Conformance:
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
-        """Run the version now, unless its answers depend on what a server has."""
+        """Run the version now, unless its answers depend on what a server has; `GraphError` as of `checked_on`."""
         if not isinstance(self.spec, EnsembleSpec):
             self._run(())
 
     def check(self, server: LiveServer, *, pinned: bool = False, served_as: str | None = None) -> Checked:
-        """Put the set to a server and compare; `LiveServerError` as of `checked_on`.
+        """Put the set to a server and compare; errors as of `checked_on`.
 
         With `pinned`, requests name the version, beside whatever else the server has. `served_as` is the name that the
         server has the version under.
@@ -125,7 +128,8 @@ class _Reference:
             models = {spec.name: LocalModel(repository, spec, version)}
             self.network, slack = spec, 1
         manifest = models[self.network.name].manifest
-        self._units = network_units(self.network, Scaling.from_dict(manifest.scaling or {}))
+        scaling = Scaling.from_dict(manifest.scaling or {})
+        self._units = network_units(self.network, scaling)
         self._tolerance = spec.tolerance * slack
         self._rounding = _rounding(self.network, manifest, self._units)
 
@@ -134,8 +138,14 @@ class _Reference:
                 return local_model.ensemble_outputs(spec, inputs, lambda m, arrays: models[m.name].run(arrays))
             return models[spec.name].run(inputs)
 
-        sent = [example(spec, batch=batch, seed=seed) for seed, batch in enumerate(BATCHES)]
+        sent = [moved_home(scaling, example(spec, batch=batch, seed=seed)) for seed, batch in enumerate(BATCHES)]
         self.cases = [(inputs, outputs(inputs)) for inputs in sent]
+        broken = sorted({name for _, expected in self.cases for name in not_finite(expected)})
+        if broken:
+            raise GraphError(
+                f"{spec.name}/{version} answers {' and '.join(broken)} that are not finite to finite inputs, in ONNX "
+                "Runtime here; publish a version of sound weights, and serve that one"
+            )
 
     def allowed(self, output: str, slack: int) -> Array:
         tolerance = max(self._tolerance * slack, self._rounding)

@@ -1,6 +1,6 @@
 """The gate: every element of every output of ONNX Runtime against eager PyTorch, over sizes, masks and orders."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -8,8 +8,9 @@ import numpy as np
 import onnxruntime
 
 from rfserve.export import onnx_file
-from rfserve.export.elements import compare
+from rfserve.export.elements import compare, not_finite
 from rfserve.export.errors import ParityError
+from rfserve.export.scaling import Moved
 from rfserve.export.spec import ModelSpec, example
 from rfserve.export.spec.tensor import Array
 
@@ -98,7 +99,7 @@ def measure(
     spec: ModelSpec,
     *,
     units: Mapping[str, Array] | None = None,
-    moved: Callable[[dict[str, Array]], dict[str, Array]] = dict,
+    moved: Moved = dict,
 ) -> Parity:
     """Run every case through both.
 
@@ -106,6 +107,8 @@ def measure(
 
     `units` gives, for an output, the physical size of one network unit per column: the spec's tolerance is meant in
     network units, so a scaling to metres does not loosen or tighten it.
+
+    `ParityError` at once when the module itself answers a number that is not finite, as every row of a case is valid.
     """
     worst: dict[str, float] = {t.name: 0.0 for t in spec.outputs}
     failures = []
@@ -114,6 +117,12 @@ def measure(
         count += 1
         inputs = moved(given)
         expected = onnx_file.run_eager(module, spec, inputs)
+        if broken := not_finite(expected):
+            raise ParityError(
+                f"{spec.name}: eager PyTorch itself answers {' and '.join(broken)} that are not finite to finite "
+                f"inputs, at {case}. Nothing was published; look for a BatchNorm with a running_var below 0 and for "
+                "weights that overflow, and give a checkpoint that has neither"
+            )
         got = onnx_file.run_session(session, inputs)
         for tensor in spec.outputs:
             unit = np.asarray((units or {}).get(tensor.name, 1.0), np.float64)

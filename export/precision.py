@@ -16,6 +16,7 @@ from rfserve.export.errors import DriftError, ExportError
 from rfserve.export.progress import Report
 from rfserve.export.quantization import STATIC, Quantizer
 from rfserve.export.quantization_search import Search
+from rfserve.export.scaling import Moved
 from rfserve.export.scene import scenes
 from rfserve.export.spec import ModelSpec, example
 from rfserve.export.spec.precision import FP16, FP32, PRECISIONS, DriftLimit, suits
@@ -70,17 +71,24 @@ def require_offered(spec: ModelSpec, precision: str) -> None:
 
 
 def convert(
-    spec: ModelSpec, single: Path, file: Path, precision: str, *, report: Report, method: str = STATIC
+    spec: ModelSpec,
+    single: Path,
+    file: Path,
+    precision: str,
+    *,
+    report: Report,
+    method: str = STATIC,
+    moved: Moved = dict,
 ) -> Variant:
     """Write the FP32 graph `single` in another precision to `file`.
 
-    `method` (`static` or `dynamic`) says where INT8 takes the activations' ranges from. `DriftError` when it moves
-    fixes farther than the spec allows, even with the parts that hurt most in FP32; `ExportError` when the model is
-    not offered in this precision.
+    `method` (`static` or `dynamic`) says where INT8 takes the activations' ranges from, and `moved` takes scenes to
+    where the network was trained. `DriftError` when it moves fixes farther than the spec allows, even with the parts
+    that hurt most in FP32; `ExportError` when the model is not offered in this precision.
     """
     require_offered(spec, precision)
     limit = spec.drift_limits[precision]
-    gate = Gate(spec, single)
+    gate = Gate(spec, single, moved=moved)
     kept: tuple[str, ...] = ()
     if precision == FP16:
         method = "cast"
@@ -88,7 +96,7 @@ def convert(
         drift = gate.drift(onnx_file.open_session(file))
     else:
         report(f"calibrating {CALIBRATION_ROWS} scenes ({method})")
-        calibration = scenes(spec, CALIBRATION_ROWS, seed=CALIBRATION_SEED)
+        calibration = scenes(spec, CALIBRATION_ROWS, seed=CALIBRATION_SEED, moved=moved)
         with tempfile.TemporaryDirectory(prefix="rfserve-ranges-") as folder:
             quantizer = Quantizer(
                 graph=single, ranges_file=Path(folder) / "ranges.json", method=method, calibration=calibration

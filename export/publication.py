@@ -23,7 +23,7 @@ from rfserve.export.precision import Variant, convert, require_offered
 from rfserve.export.progress import Report
 from rfserve.export.quantization import STATIC
 from rfserve.export.repository import version_files
-from rfserve.export.scaling import NEW_WEIGHTS, Scaling, moved_home, network_units
+from rfserve.export.scaling import NEW_WEIGHTS, Moved, Scaling, moved_home, network_units
 from rfserve.export.spec import EnsembleSpec, ModelSpec
 from rfserve.export.spec.model import Served
 from rfserve.export.spec.precision import FP32
@@ -88,7 +88,8 @@ def _scaling(spec: ModelSpec, source: Source, loaded: Checkpoint | None) -> Scal
     if source.scaling is not None:
         return Scaling.read(source.scaling)
     if loaded is not None:
-        return Scaling.from_dict(loaded.metadata.get("scaling") or {})
+        said = loaded.metadata.get("scaling")
+        return Scaling() if said is None else Scaling.from_dict(said)
     return NEW_WEIGHTS.get(spec.name, Scaling())
 
 
@@ -101,6 +102,7 @@ def publish(
     require_offered(spec, source.precision)
     report("building the network")
     built = build_network(spec, source)
+    moved: Moved = partial(moved_home, built.scaling)
 
     def fill(folder: Path) -> Callable[[int], Manifest]:
         report(f"tracing to ONNX opset {spec.opset}")
@@ -110,17 +112,11 @@ def publish(
         onnx_file.check(file, spec)
         report("comparing ONNX Runtime with eager PyTorch")
         session = onnx_file.open_session(file)
-        measured = parity.measure(
-            built.module,
-            session,
-            spec,
-            units=network_units(spec, built.scaling),
-            moved=partial(moved_home, built.scaling),
-        )
+        measured = parity.measure(built.module, session, spec, units=network_units(spec, built.scaling), moved=moved)
         measured.require(spec.name)
         report(f"{measured.cases} cases agree, worst difference {max(measured.worst.values()):.2g}")
         del session
-        variant = None if source.precision == FP32 else _convert(spec, file, source, report)
+        variant = None if source.precision == FP32 else _convert(spec, file, source, report, moved)
         files = version_files(folder)
         report("publishing")
         return lambda number: _manifest(spec, built, number, files, measured, variant)
@@ -128,12 +124,14 @@ def publish(
     return repository.publish(spec, fill, version)
 
 
-def _convert(spec: ModelSpec, file: Path, source: Source, report: Report) -> Variant:
+def _convert(spec: ModelSpec, file: Path, source: Source, report: Report, moved: Moved) -> Variant:
     """Put the graph in the precision that was asked for in the place of the FP32 one."""
     report(f"converting to {source.precision}")
     with tempfile.TemporaryDirectory(prefix=".converted-", dir=file.parent) as folder:
         converted = Path(folder) / file.name
-        variant = convert(spec, file, converted, source.precision, report=report, method=source.quantization)
+        variant = convert(
+            spec, file, converted, source.precision, report=report, method=source.quantization, moved=moved
+        )
         onnx_file.check(converted, spec)
         onnx_file.weights_file(file).unlink(missing_ok=True)
         for made in Path(folder).iterdir():

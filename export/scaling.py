@@ -6,7 +6,8 @@ a degree, and then scales features, positions and targets with the training set'
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -23,9 +24,13 @@ METRES_PER_DEGREE = 111_195.0
 # Heimdall's metres per degree of latitude and of longitude.
 HEIMDALL_METRES_PER_DEGREE = (111_000.0, 78_000.0)
 RECEIVERS = "receivers"
+# Inputs to inputs: the spec's examples to where a network was trained.
+Moved = Callable[[dict[str, Array]], dict[str, Array]]
 # Of a number of receivers and a factor.
 Pairs = tuple[tuple[float, float], ...]
 BY_RECEIVERS = ("uncertainty_by_receivers", "reach_by_receivers")
+LENGTHS = {"metres_per_degree": 2, "feature_offset": 6, "feature_scale": 6, "position_offset": 3, "position_scale": 3}
+LENGTHS |= dict.fromkeys(("target_offset", "target_scale", "uncertainty_scale"), 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,9 @@ class Scaling:
     a factor, linear between two, and that of the nearest beyond. `reach_m` is how far from a fixed origin the mean of
     the receivers was in training, times the factor of `reach_by_receivers` (such pairs again: the mean of a few strays
     farther); what is farther off gets a sigma of at least the distance beyond it. The default is the identity.
+
+    Numbers may be given as any sequence, array or tensor, and are held as tuples of plain floats, which JSON and
+    checkpoints can hold; `ScalingError` for anything else.
     """
 
     origin: str | tuple[float, float] | None = None
@@ -58,38 +66,48 @@ class Scaling:
     reach_by_receivers: Pairs = ()
 
     def __post_init__(self) -> None:
-        lengths = {"metres_per_degree": 2, "feature_offset": 6, "feature_scale": 6}
-        lengths |= {"position_offset": 3, "position_scale": 3, "target_offset": 2, "target_scale": 2}
-        lengths |= {"uncertainty_scale": 2}
-        for name, length in lengths.items():
+        for name in (f.name for f in fields(self)):
+            object.__setattr__(self, name, _plain(getattr(self, name)))
+        for name, length in LENGTHS.items():
             values = getattr(self, name)
-            if len(values) != length or not all(math.isfinite(v) for v in values):
-                raise ScalingError(f"scaling {name}: got {values}; expected {length} finite numbers")
+            if not (_are_numbers(values) and len(values) == length and all(math.isfinite(v) for v in values)):
+                raise ScalingError(f"scaling {name}: got {values!r}; expected {length} finite numbers")
             if ("scale" in name or name == "metres_per_degree") and not all(v > 0 for v in values):
                 raise ScalingError(f"scaling {name}: got {values}; expected every number above 0")
         for name in BY_RECEIVERS:
             self._check_receivers(name)
-        origin = self.origin
-        if isinstance(origin, str) and origin != RECEIVERS:
-            raise ScalingError(f"scaling origin: got {origin!r}; expected null, {RECEIVERS!r} or [latitude, longitude]")
-        if isinstance(origin, tuple) and not (len(origin) == 2 and abs(origin[0]) <= 90 and abs(origin[1]) <= 180):
-            raise ScalingError(f"scaling origin: got {origin}; expected [latitude, longitude] in degrees")
+        self._check_origin()
         reach_m = self.reach_m
-        if reach_m is not None and not (isinstance(origin, tuple) and math.isfinite(reach_m) and reach_m > 0):
+        if reach_m is not None and not (
+            isinstance(self.origin, tuple) and _are_numbers((reach_m,)) and math.isfinite(reach_m) and reach_m > 0
+        ):
             raise ScalingError(
-                f"scaling reach_m: got {reach_m} m with origin {origin!r}; expected above 0, and a place"
+                f"scaling reach_m: got {reach_m!r} m with origin {self.origin!r}; expected above 0, and a place"
             )
         if self.reach_by_receivers and reach_m is None:
             raise ScalingError("scaling reach_by_receivers: got factors without reach_m; expected metres to multiply")
-        if self.features_are_local and origin is None:
+        if not isinstance(self.features_are_local, bool):
+            raise ScalingError(f"scaling features_are_local: got {self.features_are_local!r}; expected true or false")
+        if self.features_are_local and self.origin is None:
             raise ScalingError("scaling features_are_local: got true without an origin; expected an origin")
+
+    def _check_origin(self) -> None:
+        origin = self.origin
+        if origin is None or origin == RECEIVERS:
+            return
+        if not (isinstance(origin, tuple) and _are_numbers(origin) and len(origin) == 2):
+            raise ScalingError(f"scaling origin: got {origin!r}; expected null, {RECEIVERS!r} or [latitude, longitude]")
+        if not (abs(origin[0]) <= 90 and abs(origin[1]) <= 180):
+            raise ScalingError(f"scaling origin: got {origin}; expected [latitude, longitude] in degrees")
 
     def _check_receivers(self, name: str) -> None:
         pairs = getattr(self, name)
-        sound = all(len(pair) == 2 and all(math.isfinite(v) and v > 0 for v in pair) for pair in pairs)
+        sound = isinstance(pairs, tuple) and all(
+            _are_numbers(pair) and len(pair) == 2 and all(math.isfinite(v) and v > 0 for v in pair) for pair in pairs
+        )
         if not (sound and all(before[0] < after[0] for before, after in pairwise(pairs))):
             raise ScalingError(
-                f"scaling {name}: got {pairs}; expected pairs [receivers, factor], all above 0, "
+                f"scaling {name}: got {pairs!r}; expected pairs [receivers, factor], all above 0, "
                 "and more receivers in each than in the one before"
             )
 
@@ -116,14 +134,13 @@ class Scaling:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Scaling":
         """From JSON; `ScalingError` for unknown names, wrong lengths or values."""
+        if not isinstance(content, Mapping):
+            raise ScalingError(f"scaling: got a {type(content).__name__}; expected a JSON object, or a dict")
         names = {f.name for f in fields(cls)}
-        unknown = sorted(set(content) - names)
+        unknown = sorted(map(str, set(content) - names))
         if unknown:
             raise ScalingError(f"scaling: got unknown entries {unknown}; expected some of {sorted(names)}")
-        try:
-            return cls(**{k: _value(k, v) for k, v in content.items()})
-        except (TypeError, ValueError) as error:
-            raise ScalingError(f"scaling: {error}; expected numbers") from error
+        return cls(**content)
 
     @classmethod
     def read(cls, path: Path) -> "Scaling":
@@ -137,18 +154,19 @@ class Scaling:
         return cls.from_dict(content)
 
 
-def _value(name: str, value: Any) -> Any:
-    if name == "features_are_local":
-        if not isinstance(value, bool):
-            raise ScalingError(f"scaling {name}: got {value!r}; expected true or false")
-        return value
-    if name in BY_RECEIVERS:
-        return tuple(tuple(float(v) for v in pair) for pair in value)
-    if name == "reach_m" and value is not None:
-        return float(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(float(v) for v in value)
+def _plain(value: Any) -> Any:
+    """Floats for numbers and tuples for what holds several, of NumPy, PyTorch or Python; all else as it is."""
+    # An array and a tensor, wherever it is, and a single number of either.
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return tuple(_plain(v) for v in value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return float(value) if abs(value) <= sys.float_info.max else math.inf
     return value
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, tuple) and all(isinstance(v, float) for v in values)
 
 
 UNIT_M = 10_000.0
@@ -172,21 +190,22 @@ NEW_WEIGHTS = {
 def moved_home(scaling: Scaling, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """Inputs of a HeimdallNet with receivers of anywhere, moved to where a network with a fixed origin was trained.
 
-    The middle of all receivers comes to lie at the origin, and half of them within one unit of the network's positions.
-    Other networks' inputs stay as they are.
+    The mean of all receivers comes to lie at the origin, and their standard deviation is one unit of the network's
+    positions. Raw IQ for the front end of such a network has no features yet. Other networks' inputs stay as they are.
     """
     held = dict(inputs)
     if not isinstance(scaling.origin, tuple) or "receiver_positions" not in held:
         return held
     places = held["receiver_positions"][..., :2]
     known = places[np.isfinite(places).all(-1) & np.asarray(held["mask"], bool)]
-    middle = np.median(known, 0)
-    apart = np.maximum(np.median(np.abs(known - middle), 0), 1e-6)
+    middle = known.mean(0, dtype=np.float64)
+    apart = np.maximum(known.std(0, dtype=np.float64), 1e-6)
     unit = np.asarray(scaling.position_scale[:2]) / np.asarray(scaling.metres_per_degree)
     for name, columns in (("receiver_positions", slice(0, 2)), ("features", slice(3, 5))):
-        array = held[name].copy()
-        array[..., columns] = (array[..., columns] - middle) / apart * unit + np.asarray(scaling.origin)
-        held[name] = array
+        if name in held:
+            array = held[name].copy()
+            array[..., columns] = (array[..., columns] - middle) / apart * unit + np.asarray(scaling.origin)
+            held[name] = array
     return held
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rfserve.export import onnx_file
 from rfserve.export.networks.catalog import build
-from rfserve.export.scaling import METRES_PER_DEGREE
+from rfserve.export.scaling import METRES_PER_DEGREE, Moved
 from rfserve.export.spec import ENSEMBLES, EnsembleSpec, ModelSpec
 from rfserve.export.spec.tensor import Array, TensorSpec
 
@@ -27,11 +27,12 @@ OSCILLATOR_HZ = 50.0
 FRONT_END_BATCH = 8
 
 
-def scenes(spec: ModelSpec, count: int, *, seed: int = 0) -> dict[str, Array]:
+def scenes(spec: ModelSpec, count: int, *, seed: int = 0, moved: Moved = dict) -> dict[str, Array]:
     """`count` rows of inputs of a network, every one a scene of its own: emission, levels, geometry, noise.
 
     Raw IQ of the scenes runs through the eager front end of the ensemble that serves the network. The same seed gives
-    the same rows. `ValueError` for a model that no ensemble ends in.
+    the same rows. Scenes lie anywhere on Earth: `moved` takes them to where the network was trained, each on its own,
+    so that its receivers stay apart. `ValueError` for a model that no ensemble ends in.
     """
     ensemble = next((e for e in ENSEMBLES.values() if e.steps[-1].model.name == spec.name), None)
     if ensemble is None:
@@ -47,7 +48,9 @@ def scenes(spec: ModelSpec, count: int, *, seed: int = 0) -> dict[str, Array]:
             for i in range(0, count, FRONT_END_BATCH)
         ]
         known |= {to: np.concatenate([p[name] for p in parts]) for name, to in step.output_map.items()}
-    return {name: known[source] for name, source in ensemble.steps[-1].input_map.items()}
+    rows = {name: known[source] for name, source in ensemble.steps[-1].input_map.items()}
+    each = [moved({name: array[i : i + 1] for name, array in rows.items()}) for i in range(count)]
+    return {name: np.concatenate([row[name] for row in each]) for name in rows}
 
 
 def _scene(ensemble: EnsembleSpec, rng: np.random.Generator) -> dict[str, Array]:

@@ -114,7 +114,11 @@ def _rolled_out(rollout: Rollout, options: argparse.Namespace) -> dict[str, int]
     if options.shadow or options.inputs or options.recordings or options.shift_limit_m is not None:
         network = comparison.network_of(rollout.spec)
         given = comparison.inputs_of(
-            rollout.repository, network, inputs=options.inputs, recordings=options.recordings or ()
+            rollout.repository,
+            network,
+            options.version,
+            inputs=options.inputs,
+            recordings=options.recordings or (),
         )
         shadow = Shadow(inputs=given, limit_m=options.shift_limit_m)
     if options.shadow:

@@ -104,14 +104,15 @@ class ScaledHeimdall(_Scaled):
         return (away - reach).clamp(min=0.0, max=FARTHEST_M)
 
     def _localised(self, features: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Origin in degrees (batch, 2), and features and positions with coordinates in metres from it."""
+        """Origin in degrees, (batch, 2) or fixed (2), and features and positions with coordinates in metres from it."""
         if self.scaling.origin is None:
             return None, features, positions
         origin = self._origin(positions, mask)
         local = self._metres(positions, origin)
         if self.scaling.features_are_local:
             features = torch.cat([features[..., :3], self._metres(features[..., 3:], origin)], -1)
-        return origin[:, :2], features, local
+        # Cut out of `origin`, the fixed one becomes INT32 in coremltools.
+        return self.fixed_origin if isinstance(self.scaling.origin, tuple) else origin[:, :2], features, local
 
     def _origin(self, positions: Tensor, mask: Tensor) -> Tensor:
         """(batch, 3): the fixed origin, or the active receivers' mean; the mean altitude in both cases."""

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
+from torch import nn
 
 from rfserve.export import checkpoint
-from rfserve.export.errors import CheckpointError
+from rfserve.export.errors import CheckpointError, ScalingError
 from rfserve.export.networks.catalog import build
 from rfserve.export.networks.convnext_names import translate, variant_of
 from rfserve.export.publication import Source, build_network
@@ -49,6 +50,21 @@ def test_heimdall_checkpoint_loads_in_every_form(state, save, tmp_path: Path):
     checkpoint.read(save(state, tmp_path)).load_into(network)
     loaded = network.state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
+def test_safetensors_of_shared_modules_load_whole(twice, tmp_path: Path):
+    """One tensor under several names is written once, as where all calibrations are one, or a trainer has two names."""
+    trained = build(GRAPHS["heimdall_net"], seed=1)
+    calibrations = trained.receiver_encoder.calibration_layers
+    for name in calibrations:
+        calibrations[name] = calibrations["0"]
+    trainer = nn.ModuleDict({"network": trained, **({"averaged": trained} if twice else {})})
+    save_model(trainer, tmp_path / "shared.safetensors")
+    network = build(GRAPHS["heimdall_net"], seed=2)
+    checkpoint.read(tmp_path / "shared.safetensors").load_into(network)
+    loaded = network.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in trained.state_dict().items())
 
 
 def test_tensors_beside_the_network_are_the_trainers(state, tmp_path: Path):
@@ -151,6 +167,21 @@ def test_checkpoint_says_its_encoder_order_and_scaling(state, tmp_path: Path):
     assert built.encoder_order == "mbconv"
     assert built.scaling.target_scale == (500.0, 700.0)
     assert built.weights == "checkpoint"
+
+
+def test_scaling_of_a_checkpoint_may_hold_tensors(state, tmp_path: Path):
+    said = {"origin": torch.tensor([45.0, 7.5]), "feature_offset": torch.arange(6.0)}
+    torch.save({"state_dict": state, "scaling": said}, tmp_path / "c.ckpt")
+    scaling = build_network(GRAPHS["heimdall_net"], Source(checkpoint=tmp_path / "c.ckpt")).scaling
+    assert json.loads(json.dumps(scaling.to_dict()))["feature_offset"] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert scaling.origin == (45.0, 7.5)
+
+
+@pytest.mark.parametrize("said", [torch.ones(6), 2.0], ids=["tensor", "number"])
+def test_scaling_of_a_checkpoint_that_is_none_is_refused(said, state, tmp_path: Path):
+    torch.save({"state_dict": state, "scaling": said}, tmp_path / "c.ckpt")
+    with pytest.raises(ScalingError, match=r"got a (Tensor|float); expected a JSON object, or a dict"):
+        build_network(GRAPHS["heimdall_net"], Source(checkpoint=tmp_path / "c.ckpt"))
 
 
 def test_checkpoint_that_says_nothing_is_heimdalls(state, tmp_path: Path):

@@ -9,6 +9,7 @@ import torch
 from rfserve.export.cli import main
 from rfserve.export.errors import EdgeError, ParityError
 from rfserve.export.publication import Source, build_network
+from rfserve.export.scaling import Scaling
 from rfserve.export.spec import find
 
 # coremltools leaves the folder of a package to the garbage collector.
@@ -55,6 +56,33 @@ def test_package_that_computes_something_else_is_not_written(edge, tmp_path: Pat
 
     with pytest.raises(ParityError, match="differs from eager PyTorch in positions, case 1"):
         edge.write(spec, built, tmp_path / "heimdall_net.mlpackage", spoil)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sigma_of_a_network_that_knows_a_single_place_is_compared_there(edge, tmp_path: Path):
+    """Anywhere else it is only the distance, and 10 m of it would be lost in 1000 km."""
+    spec = find("heimdall_net")
+    metres = (1000.0, 1000.0)
+    scaling = Scaling(origin=(40.76, -111.84), position_scale=(*metres, 1.0), target_scale=metres, reach_m=2000.0)
+    built = build_network(spec, Source(scaling=scaling))
+
+    def spoil(step: str) -> None:
+        if step.startswith("comparing"):
+            with torch.no_grad():
+                built.module.network.uncertainty_head[2].bias += 0.01
+
+    with pytest.raises(ParityError, match="differs from eager PyTorch in uncertainties, case 1"):
+        edge.write(spec, built, tmp_path / "heimdall_net.mlpackage", spoil)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in sqrt:RuntimeWarning")
+def test_network_that_answers_nan_is_not_written(edge, tmp_path: Path):
+    spec = find("heimdall_net")
+    built = build_network(spec, Source())
+    norm = next(m for m in built.module.modules() if isinstance(m, torch.nn.BatchNorm1d))
+    norm.running_var[0] = -1.0
+    with pytest.raises(ParityError, match=r"itself answers positions and uncertainties that are not finite .* case 1;"):
+        edge.write(spec, built, tmp_path / "heimdall_net.mlpackage", lambda _: None)
     assert list(tmp_path.iterdir()) == []
 
 

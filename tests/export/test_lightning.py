@@ -155,6 +155,18 @@ def test_checkpoint_alone_says_how_it_was_trained(fitted):
     assert built.scaling == NEW_WEIGHTS[MODEL]
 
 
+def test_checkpoint_of_scaling_in_arrays_loads_and_says_it(tmp_path: Path):
+    rows = np.random.default_rng(0).uniform(1.0, 2.0, (50, 6))
+    given = {"feature_offset": rows.mean(0), "feature_scale": tuple(rows.std(0)), "target_scale": torch.ones(2)}
+    callback = ExportOnFitEnd(MODEL, tmp_path / "repository", scaling=given)
+    saved = {"state_dict": HeimdallNet(order=MBCONV).state_dict()}
+    callback.on_save_checkpoint(None, None, saved)
+    torch.save(saved, tmp_path / "c.ckpt")
+    built = build_network(SPEC, Source(checkpoint=tmp_path / "c.ckpt"))
+    assert built.scaling == callback.scaling
+    assert built.scaling.feature_offset == tuple(rows.mean(0).tolist())
+
+
 def test_last_weights_are_published_when_no_checkpoint_is_kept(tmp_path: Path):
     training = Training(HEIMDALL_1_0)
     callback = ExportOnFitEnd(MODEL, str(tmp_path / "repository"))

@@ -82,6 +82,16 @@ def test_gate_fails_when_the_export_makes_nan_on_the_diagonal(tmp_path: Path):
     assert any(f.difference == np.inf for f in result.failures)
 
 
+def test_gate_fails_when_the_network_itself_answers_nan(tmp_path: Path):
+    """NaN equals NaN: a graph that is as broken as its network would be faithful."""
+    module = build_network(SPEC, Source(encoder_order="heimdall-1.0")).module
+    norm = next(m for m in module.modules() if isinstance(m, nn.BatchNorm1d))
+    # As averaging buffers in half precision leaves it.
+    norm.running_var[0] = -1.0
+    with pytest.raises(ParityError, match=r"positions and uncertainties that are not finite .*, at batch 1"):
+        measured(module, module, tmp_path)
+
+
 def test_gate_passes_a_faithful_graph(network, tmp_path: Path):
     units = {"positions": np.full(2, 1 / 7.8), "uncertainties": np.full(2, 1e4)}
     onnx_file.write(network, SMALL, tmp_path / "model.onnx")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from rfserve.export import onnx_file, pbtxt, precision, quantization_search
+from rfserve.export import half, onnx_file, pbtxt, precision, quantization_search
 from rfserve.export.cli import main
 from rfserve.export.drift_gate import Gate, exceeded
 from rfserve.export.errors import DriftError, ExportError
@@ -17,6 +18,7 @@ from rfserve.export.publication import Source, build_network, publish
 from rfserve.export.quantization import DYNAMIC, STATIC, Quantizer, groups
 from rfserve.export.quantization_search import Search
 from rfserve.export.repository import Repository
+from rfserve.export.scaling import Scaling, moved_home
 from rfserve.export.scene import scenes
 from rfserve.export.spec import GRAPHS
 from rfserve.export.spec.precision import FP16, FP32, INT8, PRECISIONS, DriftLimit
@@ -167,7 +169,7 @@ def test_the_gate_sees_a_variant_that_answers_for_a_row_that_is_not_finite(gate:
 
 
 def test_published_int8_serves_cpus_and_leaves_gpus_what_they_had(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr(precision, "Gate", lambda spec, file: Gate(spec, file, batches=2))
+    monkeypatch.setattr(precision, "Gate", lambda spec, file, moved: Gate(spec, file, moved=moved, batches=2))
     folder = tmp_path / "repository"
     # In units of 1 km instead of 10 all of it may be quantized, without a search.
     scaling = tmp_path / "scaling.json"
@@ -183,8 +185,9 @@ def test_published_int8_serves_cpus_and_leaves_gpus_what_they_had(tmp_path: Path
     assert 0 < manifest.drift["position_p99_m"] <= SPEC.drift_limits[INT8].position_p99_m
     assert json.loads(json.dumps(manifest.drift)) == manifest.drift
     served = {
-        name: list(pbtxt.parse(text).version_policy.specific.versions)
-        for name, text in repository.configuration(SPEC).items()
+        name: list(pbtxt.parse(content.decode()).version_policy.specific.versions)
+        for name, content in repository.expected_files(SPEC).items()
+        if name.endswith(".pbtxt")
     }
     assert served["configs/cpu.pbtxt"] == served["config.pbtxt"] == []
     assert served["configs/gpu.pbtxt"] == [1]
@@ -199,8 +202,47 @@ def test_published_int8_serves_cpus_and_leaves_gpus_what_they_had(tmp_path: Path
 def test_a_variant_over_its_limit_is_not_published(tmp_path: Path, monkeypatch):
     limit = DriftLimit(position_p99_m=1e-9, position_worst_m=1e-9, sigma_p99_percent=1e-9, sigma_worst_percent=1e-9)
     spec = replace(SPEC, drift_limits={FP16: limit, INT8: limit})
-    monkeypatch.setattr(precision, "Gate", lambda spec, file: Gate(spec, file, batches=2))
+    monkeypatch.setattr(precision, "Gate", lambda spec, file, moved: Gate(spec, file, moved=moved, batches=2))
     source = Source(variant="tiny", precision=FP16)
     with pytest.raises(DriftError, match=r"in fp16 .*position_p99_m is .*, allowed 1e-09.*Nothing was published"):
         publish(spec, Repository(tmp_path / "new"), source, version=None, report=lambda _: None)
     assert not (tmp_path / "new" / "localization_net").exists()
+
+
+CAMPUS = Scaling(
+    origin=(40.76, -111.84),
+    features_are_local=True,
+    feature_offset=(20.0, -100.0, 0.0, 0.0, 0.0, 0.0),
+    feature_scale=(20.0, 40.0, 1_000.0, 500.0, 500.0, 1_000.0),
+    position_scale=(500.0, 500.0, 1_000.0),
+    target_scale=(500.0, 500.0),
+    reach_m=1_000.0,
+)
+
+
+def test_gate_sees_the_sigma_of_a_network_that_knows_a_single_place(tmp_path: Path, monkeypatch):
+    """Anywhere else on Earth its sigma is only the distance, and a wrong head of it would pass."""
+    write = half.write
+
+    def write_spoiled(single: Path, file: Path) -> list[str]:
+        nodes = write(single, file)
+        model = onnx.load(file)
+        bias = next(i for i in model.graph.initializer if i.name.endswith("uncertainty_head.2.bias"))
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(3), bias.name))
+        onnx.save(model, file)
+        return nodes
+
+    monkeypatch.setattr(half, "write", write_spoiled)
+    monkeypatch.setattr(precision, "Gate", lambda spec, file, moved: Gate(spec, file, moved=moved, batches=2))
+    source = Source(scaling=CAMPUS, precision=FP16)
+    with pytest.raises(DriftError, match=r"sigma_p99_percent is .*, allowed 1"):
+        publish(GRAPHS["heimdall_net"], Repository(tmp_path), source, version=None, report=lambda _: None)
+
+
+def test_scenes_that_are_moved_keep_their_receivers_apart():
+    rows = scenes(GRAPHS["heimdall_net"], 12, seed=3, moved=partial(moved_home, CAMPUS))
+    for places, features, mask in zip(rows["receiver_positions"], rows["features"], rows["mask"], strict=True):
+        metres = (places[mask, :2] - np.float32(CAMPUS.origin)) * CAMPUS.metres_per_degree
+        assert np.hypot(*metres.mean(0)) < 5
+        assert mask.sum() == 1 or np.allclose(metres.std(0), 500, rtol=0.01)
+        np.testing.assert_array_equal(features[mask, 3:5], places[mask, :2])

@@ -118,6 +118,18 @@ def test_fixed_origin_moves_localization_nets_answer(tmp_path: Path):
         ({"features_are_local": "yes", "origin": "receivers"}, "true or false"),
         ({"featur_scale": [1] * 6}, "unknown entries"),
         ({"target_scale": ["a", 1]}, "numbers"),
+        ({"target_scale": "12"}, "2 finite numbers"),
+        ({"target_scale": [True, 1]}, "2 finite numbers"),
+        ({"target_scale": [10**400, 1]}, "2 finite numbers"),
+        ({"feature_offset": [[0.0] * 6]}, "6 finite numbers"),
+        ({"feature_offset": None}, "6 finite numbers"),
+        ({"origin": {"latitude": 40.76, "longitude": -111.84}}, r"got \{'latitude'.*expected null, 'receivers' or"),
+        ({"origin": 5}, "expected null, 'receivers' or"),
+        ({"origin": [40.76]}, "expected null, 'receivers' or"),
+        ({"origin": [float("nan"), 0.0]}, "in degrees"),
+        ({"features_are_local": 1, "origin": "receivers"}, "true or false"),
+        ([1, 2], "got a list; expected a JSON object"),
+        ({2: 1, "featur": 2}, r"unknown entries \['2', 'featur'\]"),
     ],
 )
 def test_scaling_that_contradicts_itself_is_refused(content, message):
@@ -139,6 +151,28 @@ def test_unreadable_scaling_file_is_refused(tmp_path: Path):
 def test_scaling_survives_its_json():
     scaling = Scaling.from_dict(HEIMDALL)
     assert Scaling.from_dict(json.loads(json.dumps(scaling.to_dict()))) == scaling
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, lambda v: [np.float64(x) for x in v]])
+def test_scaling_of_any_kind_of_numbers_is_of_plain_ones(kind):
+    """An origin that is no tuple would be that of the receivers, and what is no plain number loads nowhere safely."""
+    given = {n: kind(v) if isinstance(v, list) else v for n, v in (HEIMDALL | {"origin": [45.0, 7.75]}).items()}
+    given |= {"reach_m": np.float64(300.0), "uncertainty_by_receivers": kind([[2.0, 0.5], [4.0, 1.0]])}
+    scaling = Scaling(**given)
+    plain = Scaling.from_dict(
+        HEIMDALL | {"origin": [45.0, 7.75], "reach_m": 300.0, "uncertainty_by_receivers": [[2.0, 0.5], [4.0, 1.0]]}
+    )
+    assert scaling == plain
+    assert repr(scaling) == repr(plain)
+    assert json.loads(json.dumps(scaling.to_dict())) == json.loads(json.dumps(plain.to_dict()))
+
+
+def test_origin_in_a_list_is_the_fixed_one(tmp_path: Path):
+    held = [torch.from_numpy(a) for a in example(SPEC, batch=1, active=3).values()]
+    scaling = Scaling(origin=[45.0, 7.75])
+    position, _ = build_network(SPEC, Source(scaling=scaling)).module(*held)
+    expected, _ = build(tmp_path, {"origin": [45.0, 7.75]})(*held)
+    assert torch.equal(position, expected)
 
 
 HOME = {"origin": [45.0, 7.75], "target_scale": [1000.0, 1000.0], "position_scale": [500.0, 500.0, 1.0]}
@@ -222,6 +256,9 @@ def test_gate_examines_a_network_where_it_was_trained():
     assert away.max() < 10
     assert inputs["receiver_positions"][0, 0, 0] > 0
     assert moved_home(Scaling(), inputs)["features"] is inputs["features"]
+    # The front end of an ensemble makes the features.
+    raw = {name: inputs[name] for name in ("receiver_positions", "mask")}
+    np.testing.assert_array_equal(moved_home(scaling, raw)["receiver_positions"], moved["receiver_positions"])
 
 
 @pytest.mark.parametrize(
