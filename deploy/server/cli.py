@@ -1,24 +1,20 @@
 """`rfserve-server`: run a tritonserver on this machine, and see how it is."""
 
 import argparse
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
 
-from rfserve.server import model_table, object_location, status
+from rfserve.server import foreground, object_location, status
 from rfserve.server.errors import ServerError
+from rfserve.server.foreground import URL_VARIABLE
 from rfserve.server.model_watch import WatchOptions
 from rfserve.server.options import CONFIGS, ServerOptions
 from rfserve.server.security import Security, admin_key_of
 from rfserve.server.service import Service, ServiceOptions
 from rfserve.server.trace_export import TraceExport
 
-URL_VARIABLE = "RFSERVE_URL"
 RELEASE = "release"
 
 
@@ -87,65 +83,13 @@ def _security(options: argparse.Namespace) -> Security:
     )
 
 
-def _exec(options: argparse.Namespace) -> int:
-    """Serve while one command runs; its exit code, or 1 when the server had to be given up meanwhile."""
-    with _service(options) as service:
-        _say_notes(service)
-        environment = dict(os.environ) | {URL_VARIABLE: service.server.grpc_url}
-        try:
-            code = subprocess.run(options.program, env=environment, check=False).returncode
-        except OSError as error:
-            raise ServerError(f"cannot run {options.program[0]}: {error}") from error
-        return code or (1 if service.given_up else 0)
-
-
-def _run(options: argparse.Namespace) -> int:
-    service = _service(options)
-    signals: list[int] = []
-
-    def forward(number: int, _: FrameType | None) -> None:
-        # While models load there is nothing to finish: leave through the clean-up of start().
-        if not started:
-            raise ServerError(f"stopped by {signal.Signals(number).name} while the models were loading")
-        signals.append(number)
-        service.terminate()
-
-    started = False
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, forward)
-    try:
-        service.start()
-        started = True
-        _say_notes(service)
-        for row in model_table.read(service.server.http):
-            if row.ready:
-                print(f"{row.name} version {', '.join(row.versions)}")
-        server = service.server
-        print(f"ready: gRPC {server.grpc_url}, HTTP {server.http_url}, metrics {service.metrics_url}", flush=True)
-        code = service.wait()
-        if len(signals) > 1:
-            return 128 + signals[-1]
-        if code and not service.given_up:
-            print(f"error: tritonserver ended with exit code {code}:\n{server.log()[-4000:]}", file=sys.stderr)
-        return code if code >= 0 else 128 - code
-    finally:
-        service.stop()
-
-
-def _say_notes(service: Service) -> None:
-    for name, reason in service.server.unavailable.items():
-        print(f"not served: {name}: {model_table.plain_reason(reason)}", file=sys.stderr, flush=True)
-    for note in service.notes:
-        print(f"note: {note}", file=sys.stderr, flush=True)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rfserve-server", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="serve a model repository until SIGTERM or Ctrl-C")
-    run.set_defaults(command=_run)
+    run.set_defaults(command=lambda given: foreground.run(_service(given)))
     during = commands.add_parser("exec", help=f"serve while a command runs, with the gRPC address in {URL_VARIABLE}")
-    during.set_defaults(command=_exec)
+    during.set_defaults(command=lambda given: foreground.execute(_service(given), given.program))
     for command in (run, during):
         _add_options(command)
     # What is left of a broken repository is worth serving, and a supervisor would start it over and over; the command

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 ADMIN_HEADER = "admin-key"
+# Straight to the server: a proxy of the environment is for what is elsewhere, and would be given the key.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,8 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class HttpApi:
-    """One server's HTTP endpoint at `url` (`http://host:port`). `timeout_s` bounds each wait for bytes of a call.
+    """One server's HTTP endpoint at `url` (`http://host:port`), which is asked past any proxy of the environment.
+    `timeout_s` bounds each wait for bytes of a call.
 
     `admin_key` is for a server that restricts its administrative APIs. No method raises: a call that failed has an
     `Answer` that says so.
@@ -71,7 +74,7 @@ class HttpApi:
         request = urllib.request.Request(f"{self.url}{path}", data=data, headers=sent)  # noqa: S310
         try:
             # The scheme is checked above.
-            with urllib.request.urlopen(request, timeout=timeout_s or self.timeout_s) as answer:  # noqa: S310
+            with DIRECT.open(request, timeout=timeout_s or self.timeout_s) as answer:
                 return Answer(status=int(answer.status), body=bytes(answer.read()))
         except urllib.error.HTTPError as error:
             with error:
@@ -90,7 +93,9 @@ class HttpApi:
         return self.call(f"/v2/models/{model}/ready").ok
 
     def repository_index(self) -> list[dict[str, Any]]:
-        """Triton's list of models: name, version, state, reason."""
+        """Triton's list of models: name, version, state, reason. To make it, Triton lists the repository, and in an
+        object store the bucket: what is asked often, and needs no reasons, is in the statistics.
+        """
         answer = self.call("/v2/repository/index", {})
         found = answer.document if answer.ok else None
         return found if isinstance(found, list) else []
@@ -102,10 +107,18 @@ class HttpApi:
         return found if isinstance(found, dict) else None
 
     def statistics(self) -> list[dict[str, Any]]:
-        """What Triton has counted for each version of each model."""
+        """What Triton has counted for each served version of each model."""
+        return self._statistics() or []
+
+    def served_versions(self) -> frozenset[tuple[str, str]] | None:
+        """Model and version of all that is served; None when the server does not say."""
+        found = self._statistics()
+        return None if found is None else frozenset((str(s["name"]), str(s["version"])) for s in found)
+
+    def _statistics(self) -> list[dict[str, Any]] | None:
         answer = self.call("/v2/models/stats")
         found = answer.document if answer.ok else None
-        return list(found.get("model_stats", [])) if isinstance(found, dict) else []
+        return list(found.get("model_stats", [])) if isinstance(found, dict) else None
 
     def unload(self, model: str, timeout_s: float) -> Answer:
         """Take the model out of service; the models that run it follow by themselves."""

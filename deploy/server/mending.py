@@ -42,5 +42,5 @@ def mend(
 
 
 def _ensembles_of(http: HttpApi, model: str) -> list[str]:
-    ready = [row.name for row in model_table.read(http) if row.ready and row.name != model]
-    return [name for name in ready if model in ensemble_steps(http.config(name) or {})]
+    others = sorted({name for name, _ in http.served_versions() or ()} - {model})
+    return [name for name in others if model in ensemble_steps(http.config(name) or {})]

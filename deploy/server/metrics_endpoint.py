@@ -2,13 +2,13 @@
 
 import threading
 import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from rfserve.server.errors import PortBusy
+from rfserve.server.http_api import DIRECT
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TRITON_TIMEOUT_S = 5.0
@@ -53,8 +53,7 @@ class MetricsEndpoint:
 
 def _read(url: str) -> bytes:
     try:
-        # The address is our own.
-        with urllib.request.urlopen(url, timeout=TRITON_TIMEOUT_S) as answer:  # noqa: S310
+        with DIRECT.open(url, timeout=TRITON_TIMEOUT_S) as answer:
             return bytes(answer.read())
     except (urllib.error.URLError, OSError):
         return b""

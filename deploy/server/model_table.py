@@ -32,9 +32,11 @@ class ModelRow:
 
 
 def read(http: HttpApi) -> tuple[ModelRow, ...]:
-    """The models of the server, by name; none when it does not answer, or wants a key for its index."""
-    index = http.repository_index()
-    return rows(index, http.statistics()) if index else ()
+    """The models of the server, by name: only those that are served while it cannot list its repository, or wants a
+    key for that; none when it does not answer.
+    """
+    statistics = http.statistics()
+    return rows(http.repository_index() or [s | {"state": READY} for s in statistics], statistics)
 
 
 def rows(index: Iterable[Mapping[str, Any]], statistics: Iterable[Mapping[str, Any]]) -> tuple[ModelRow, ...]:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,6 +89,30 @@ class ServerOptions:
         if problems:
             raise RepositoryError(f"{self.repository} cannot be served: {'; '.join(problems)}")
         return models
+
+    def arguments(self, *, models: Sequence[str], ports: tuple[int, int, int], shared_memory_prefix: str) -> list[str]:
+        """What tritonserver is started with, on those ports (gRPC, HTTP, metrics)."""
+        grpc, http, metrics = ports
+        return [
+            f"--model-repository={self.location}",
+            f"--model-config-name={self.config}",
+            "--model-control-mode=explicit",
+            *(f"--load-model={m}" for m in models or ("*",)),
+            "--strict-readiness=false",
+            # A server that stays up can be asked why a model did not load.
+            "--exit-on-error=false",
+            f"--exit-timeout-secs={self.exit_timeout_s}",
+            f"--grpc-address={self.address}",
+            f"--http-address={self.plain_address}",
+            f"--metrics-address={self.metrics_address or self.plain_address}",
+            f"--grpc-port={grpc}",
+            f"--http-port={http}",
+            f"--metrics-port={metrics}",
+            # Two servers on one host would share their shared-memory names.
+            f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
+            *self.security.arguments(self.address),
+            *self.extra_arguments,
+        ]
 
     def ports(self) -> tuple[int, int, int]:
         """Three different ports (gRPC, HTTP, metrics) that are free now; `PortBusy` names one that is not."""

@@ -1,19 +1,19 @@
 """A tritonserver process: started, watched until every model is ready, and always stopped."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
 
-from rfserve.server import binary, draining, object_location, process_group, shared_memory, startup_log
+from rfserve.server import binary, draining, guard, object_location, process_group, shared_memory, startup_log
 from rfserve.server.errors import ModelLoadError, RepositoryError, ServerError, ServerStopped
+from rfserve.server.held_folder import held_folder
 from rfserve.server.http_api import HttpApi
 from rfserve.server.lifetime import Lifetime
 from rfserve.server.options import ServerOptions
@@ -29,12 +29,14 @@ LOG_LINES_SHOWN = 30
 class TritonServer(Lifetime):
     """A context manager around one tritonserver. Entering returns when every model is ready to serve.
 
-    tritonserver is told to end when the thread ends that started it, so that nothing is left of a launcher that was
-    killed.
+    tritonserver is told to end when the thread ends that started it, and a process of ours clears up when its launcher
+    was killed, so that nothing is left. `folders` are the caller's that it removes then.
     """
 
-    def __init__(self, options: ServerOptions) -> None:
+    def __init__(self, options: ServerOptions, folders: Sequence[Path] = ()) -> None:
         self.options = options
+        self._folders = tuple(folders)
+        self._ending = False
         self.models = options.served_models()
         self._grpc, self._http, self._metrics = options.ports()
         self._cleanup = ExitStack()
@@ -97,6 +99,13 @@ class TritonServer(Lifetime):
         """Wait for the process to end after a SIGTERM; its exit code, 0 when all was answered. See `draining`."""
         return draining.wait_until_gone(self._running(), self.log, patience_s)
 
+    def terminate(self) -> None:
+        """Tell it to end: what is in flight is answered, and a `start` that still waits fails. Safe in a signal
+        handler.
+        """
+        self._ending = True
+        self.send_signal(signal.SIGTERM)
+
     def send_signal(self, number: int) -> None:
         """Forward a signal to tritonserver; nothing happens when it has ended."""
         if self._process is not None and self._process.poll() is None:
@@ -104,18 +113,27 @@ class TritonServer(Lifetime):
 
     def stop(self) -> int | None:
         """Stop tritonserver and everything it started; its exit code, or None when it never ran."""
-        return self._end(self.options.exit_timeout_s + 10)
+        return self._end(self._patience_s)
+
+    @property
+    def _patience_s(self) -> float:
+        return self.options.exit_timeout_s + 10.0
 
     def _end(self, patience_s: float) -> int | None:
         process = self._process
         code = None
-        if process is not None:
-            self.send_signal(signal.SIGTERM)
-            code = self.drained(patience_s)
-            # The stubs are in its process group, and one that lost its server would linger.
-            draining.end_group(process.pid)
-        self._process = None
-        self._cleanup.close()
+        try:
+            if process is not None:
+                self.send_signal(signal.SIGTERM)
+                code = self.drained(patience_s)
+        finally:
+            # Also when a second Ctrl-C interrupts it.
+            if process is not None:
+                # The stubs are in its process group, and one that lost its server would linger.
+                draining.end_group(process.pid)
+                process.wait()
+            self._process, self._ending = None, False
+            self._cleanup.close()
         return code
 
     def kill(self) -> None:
@@ -132,8 +150,7 @@ class TritonServer(Lifetime):
         return sum(process_group.resident_bytes(self.pid).values())
 
     def _spawn(self) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="rfserve-"))
-        self._cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = self._cleanup.enter_context(held_folder("rfserve-"))
         self._cleanup.callback(shared_memory.remove, self.shared_memory_prefix)
         found = binary.find(folder / "backends")
         self._log_path = self.options.log_file or folder / "tritonserver.log"
@@ -146,7 +163,11 @@ class TritonServer(Lifetime):
                 str(os.getpid()),
                 str(found.path),
                 *found.arguments,
-                *self._arguments(),
+                *self.options.arguments(
+                    models=self.models,
+                    ports=(self._grpc, self._http, self._metrics),
+                    shared_memory_prefix=self.shared_memory_prefix,
+                ),
             ],
             env=found.environment,
             stdin=subprocess.DEVNULL,
@@ -154,34 +175,22 @@ class TritonServer(Lifetime):
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-
-    def _arguments(self) -> list[str]:
-        options = self.options
-        return [
-            f"--model-repository={options.location}",
-            f"--model-config-name={options.config}",
-            "--model-control-mode=explicit",
-            *(f"--load-model={m}" for m in self.models or ("*",)),
-            "--strict-readiness=false",
-            # A server that stays up can be asked why a model did not load.
-            "--exit-on-error=false",
-            f"--exit-timeout-secs={options.exit_timeout_s}",
-            f"--grpc-address={options.address}",
-            f"--http-address={options.plain_address}",
-            f"--metrics-address={options.metrics_address or options.plain_address}",
-            f"--grpc-port={self._grpc}",
-            f"--http-port={self._http}",
-            f"--metrics-port={self._metrics}",
-            # Two servers on one host would share their shared-memory names.
-            f"--backend-config=python,shm-region-prefix-name={self.shared_memory_prefix}",
-            *options.security.arguments(options.address),
-            *options.extra_arguments,
-        ]
+        self._cleanup.enter_context(
+            guard.guarding(
+                self._process.pid,
+                patience_s=self._patience_s,
+                prefix=self.shared_memory_prefix,
+                folders=(folder, *self._folders),
+                log=log,
+            )
+        )
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.options.load_timeout_s
         waiting = list(self.models)
         while waiting or not self.models:
+            if self._ending:
+                raise ServerError("the server was told to end while its models were loading")
             code = None if self._process is None else self._process.poll()
             if code is not None:
                 raise ServerStopped(

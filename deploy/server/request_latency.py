@@ -73,6 +73,7 @@ class RequestLatency:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._histograms: dict[tuple[str, str], Histogram] = {}
+        self._known: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._turn = 0
 
@@ -90,12 +91,16 @@ class RequestLatency:
     def collect(self, http: HttpApi) -> Mapping[tuple[str, str], Histogram]:
         """By model and version, after all that has ended is counted, but canaries and what was cancelled."""
         with self._lock:
+            served = http.served_versions()
+            if served is None:
+                # What is there waits for the next time; as nothing is granted, it does not grow for ever.
+                return dict(self._histograms)
+            # One that has left may have traces yet.
+            self._known |= served
             # A changed setting makes Triton write what it holds back.
             self._turn = 1 - self._turn
             frequency = str(TRACES_PER_FILE + self._turn)
             http.call("/v2/trace/setting", {"log_frequency": frequency, "trace_count": str(TRACES_GRANTED)})
-            # Clients can write into the traces, through request ids: count only models that there are.
-            models = {str(e["name"]) for e in http.repository_index()}
             for file in sorted(self._folder.iterdir()):
                 text = file.read_text(errors="replace")
                 if not text.endswith("]"):
@@ -103,7 +108,8 @@ class RequestLatency:
                     continue
                 file.unlink()
                 for model, version, outcome in outcomes(text):
-                    if model not in models:
+                    # Clients can write into the traces, through request ids: they must not make series.
+                    if (model, version) not in self._known:
                         continue
                     histogram = self._histograms.setdefault((model, version), Histogram())
                     if isinstance(outcome, Failure):

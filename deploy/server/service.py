@@ -1,8 +1,6 @@
 """A tritonserver together with what watches it and shows how it is: what `rfserve-server run` runs."""
 
-import signal
 import sys
-import tempfile
 import threading
 import time
 from contextlib import ExitStack
@@ -10,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from rfserve.server.held_folder import held_folder
 from rfserve.server.lifetime import Lifetime
 from rfserve.server.metrics_endpoint import MetricsEndpoint
 from rfserve.server.model_watch import WatchOptions
@@ -56,6 +55,7 @@ class Service(Lifetime):
         self._stopping = threading.Event()
         server = options.server
         arguments: tuple[str, ...] = options.trace.arguments() if options.trace else ()
+        folders: tuple[Path, ...] = ()
         if find_spec("prometheus_client") is None:
             self.notes.append("the metrics are Triton's alone: prometheus_client is not installed")
         else:
@@ -63,11 +63,11 @@ class Service(Lifetime):
             self._cleanup.callback(self._endpoint.stop)
             server = replace(server, metrics_port=0, metrics_address=LOOPBACK)
             if options.trace is None:
-                folder = self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="rfserve-traces-"))
-                self._latency = RequestLatency(Path(folder))
+                folders = (self._cleanup.enter_context(held_folder("rfserve-traces-")),)
+                self._latency = RequestLatency(folders[0])
                 arguments = self._latency.arguments()
         try:
-            self.server = TritonServer(replace(server, extra_arguments=(*arguments, *server.extra_arguments)))
+            self.server = TritonServer(replace(server, extra_arguments=(*arguments, *server.extra_arguments)), folders)
         except BaseException:
             self._cleanup.close()
             raise
@@ -79,12 +79,18 @@ class Service(Lifetime):
 
     def start(self) -> None:
         """As `TritonServer.start`; then the watch begins."""
-        started_s = time.time()
         try:
-            self.server.start()
+            self._start()
         except BaseException:
-            self._cleanup.close()
+            self.stop()
             raise
+        if self._stopping.is_set() and self.watchdog is not None:
+            # `terminate` came before there was one to stop.
+            self.watchdog.stop()
+
+    def _start(self) -> None:
+        started_s = time.time()
+        self.server.start()
         http, pid = self.server.http, self.server.pid
         if self.options.watch is not None:
             self.watchdog = Watchdog(pid, http, self.options.watch, say=_say, give_up=self._give_up)
@@ -111,7 +117,7 @@ class Service(Lifetime):
     def terminate(self) -> None:
         """Begin to drain: what is in flight is answered, what comes later is refused. The second time, end at once.
 
-        Safe in a signal handler; `wait` returns when it is done.
+        Safe in a signal handler; `wait` returns when it is done. While the models load, `start` fails.
         """
         again = self._stopping.is_set()
         self._stopping.set()
@@ -120,7 +126,7 @@ class Service(Lifetime):
         if again:
             self.server.kill()
         else:
-            self.server.send_signal(signal.SIGTERM)
+            self.server.terminate()
 
     def stop(self) -> int | None:
         """Stop everything; tritonserver's exit code, or None when it never ran."""

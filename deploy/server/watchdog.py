@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from rfserve.server import model_table, stub_watch
+from rfserve.server import stub_watch
 from rfserve.server.canary import ensemble_steps
 from rfserve.server.http_api import HttpApi
 from rfserve.server.model_watch import ModelWatch, WatchOptions
@@ -96,20 +96,18 @@ class Watchdog:
                 self._watches[model].instance_lost(f"stub {stub.instance} (process {stub.pid}) died or stands still")
 
     def _watch_new_models(self) -> None:
-        for row in model_table.read(self._http):
-            if not row.ready or row.name in self._watches:
-                continue
-            steps = ensemble_steps(self._http.config(row.name) or {})
+        for model in sorted({name for name, _ in self._http.served_versions() or ()} - self._watches.keys()):
+            steps = ensemble_steps(self._http.config(model) or {})
             if steps:
-                self._ensembles[row.name] = steps
+                self._ensembles[model] = steps
                 continue
             watch = ModelWatch(
-                WatchRecord(model=row.name),
+                WatchRecord(model=model),
                 http=self._http,
                 stubs=self._stubs,
                 options=self._options,
                 say=self._say,
                 give_up=lambda reason: self._give_up(reason, False),
             )
-            self._watches[row.name] = watch
+            self._watches[model] = watch
             watch.start()

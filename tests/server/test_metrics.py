@@ -6,16 +6,23 @@ import urllib.error
 import urllib.request
 
 import pytest
+import tritonclient.grpc as triton
 from prometheus_client.parser import text_string_to_metric_families
 
-from rfserve.export.spec import MODELS
+from rfserve.clients.connection import to_wire
+from rfserve.export.spec import MODELS, example
 from rfserve.export.spec.queueing import Priority
 from rfserve.server import service as service_module
 from rfserve.server.errors import PortBusy
+from rfserve.server.http_api import Answer, HttpApi
 from rfserve.server.latency_bounds import BOUNDS_S
+from rfserve.server.mending import mend
+from rfserve.server.model_watch import WatchOptions
 from rfserve.server.options import ServerOptions
-from rfserve.server.request_latency import Failure, Histogram, outcomes
+from rfserve.server.process import TritonServer
+from rfserve.server.request_latency import Failure, Histogram, RequestLatency, outcomes
 from rfserve.server.service import Service, ServiceOptions
+from rfserve.server.watchdog import Watchdog
 
 PORTS = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
 
@@ -106,6 +113,93 @@ def test_what_a_full_queue_refuses_is_counted_once(part_of, call):
     assert value(found["nv_inference_request_failure_total"], model="locate", reason="OTHER") == 2 * refused
 
 
+def collected(latency: RequestLatency, http: HttpApi) -> dict[tuple[str, str], int]:
+    return {key: sum(histogram.counts) for key, histogram in latency.collect(http).items()}
+
+
+@pytest.mark.server
+def test_requests_wait_for_statistics_that_cannot_be_read_and_nothing_is_granted_meanwhile(small_model, tmp_path, call):
+    latency = RequestLatency(tmp_path)
+    # As a server that is too busy to say.
+    closed = ("--http-restricted-api=statistics:other-key=secret",)
+    options = ServerOptions(repository=small_model, extra_arguments=(*latency.arguments(), *closed), **PORTS)
+    with TritonServer(options) as server:
+        server.http.call("/v2/trace/setting", {"trace_count": "500"})
+        (caller,) = call(1, server.grpc_url, "mel_features", times=7)
+        caller.join(60)
+        # A changed setting makes Triton write what it holds.
+        server.http.call("/v2/trace/setting", {"log_frequency": "4000"})
+        assert list(tmp_path.iterdir())
+        assert collected(latency, server.http) == {}
+        left = server.http.call("/v2/trace/setting").document["trace_count"]
+        assert 0 < int(left) <= 500
+        opened = Opened(url=server.http_url, admin_key=server.http.admin_key)
+        assert collected(latency, opened) == {("mel_features", "1"): 7}
+
+
+class Opened(HttpApi):
+    """With the key to the statistics as well."""
+
+    def call(self, path: str, *arguments, **options) -> Answer:
+        return super().call(path, *arguments, **options | {"headers": {"other-key": "secret"}})
+
+
+@pytest.mark.server
+def test_repository_that_cannot_be_read_costs_no_metrics(part_of, call):
+    repository = part_of("mel_features")
+    with Service(ServiceOptions(server=ServerOptions(repository=repository, **PORTS))) as service:
+        repository.rename(repository.with_name("away"))
+        assert service.server.http.repository_index() == []
+        (caller,) = call(1, service.server.grpc_url, "mel_features", times=7)
+        caller.join(60)
+        found = scrape(service.metrics_url)
+    assert value(found["rfserve_request_latency_seconds_count"], model="mel_features", version="1") == 7
+    assert value(found["rfserve_model_version_served"], model="mel_features", version="1") == 1
+    assert value(found["rfserve_model_ready"], model="mel_features") == 1
+
+
+@pytest.mark.server
+def test_what_is_done_every_few_seconds_does_not_list_the_repository(small_model, tmp_path):
+    asked = []
+
+    class Noted(HttpApi):
+        def call(self, path: str, *arguments, **options) -> Answer:
+            asked.append(path)
+            return super().call(path, *arguments, **options)
+
+    latency = RequestLatency(tmp_path)
+    options = ServerOptions(repository=small_model, extra_arguments=latency.arguments(), **PORTS)
+    with TritonServer(options) as server:
+        http = Noted(url=server.http_url, admin_key=server.http.admin_key)
+        watchdog = Watchdog(server.pid, http, WatchOptions(), say=print, give_up=print)
+        watchdog.start()
+        deadline = time.monotonic() + 60
+        while not watchdog.up() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert watchdog.up() == {"mel_features": True}
+        watchdog.stop()
+        latency.collect(http)
+        assert mend(http, "mel_features", retire=lambda: None, limit_s=60, deadline_s=30) == (True, "")
+    assert "/v2/models/stats" in asked
+    assert "/v2/repository/index" not in asked
+
+
+@pytest.mark.server
+def test_request_ids_make_no_series(small_model):
+    inputs, outputs = to_wire("mel_features", example(MODELS["mel_features"]))
+    with Service(ServiceOptions(server=ServerOptions(repository=small_model, **PORTS))) as service:
+        with triton.InferenceServerClient(service.server.grpc_url) as client:
+            for number, model, version in ((70, "mel_features", 987654321), (71, "invented", 1)):
+                # Triton writes it as it is.
+                forged = trace(number, model, version=version, REQUEST_START=5)
+                request_id = f'"}},{forged},{{"id":90,"model_name":"x","model_version":1,"request_id":"'
+                client.infer("mel_features", inputs, outputs=outputs, request_id=request_id)
+        found = scrape(service.metrics_url)
+    labels = [s.labels for s in found["rfserve_requests_failed_total"]]
+    assert {(x["model"], x["version"]) for x in labels} == {("mel_features", "1")}
+    assert value(found["rfserve_request_latency_seconds_count"], model="mel_features") == 2
+
+
 def test_metrics_port_that_is_taken_is_named(repository):
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -124,9 +218,9 @@ def test_metrics_are_tritons_own_where_prometheus_client_is_missing(repository, 
     service.stop()
 
 
-def trace(number: int, model: str, *, parent: int = 0, request_id: str = "", **times_ns: int) -> str:
+def trace(number: int, model: str, *, version: int = 1, parent: int = 0, request_id: str = "", **times_ns: int) -> str:
     """One request as Triton (2.51) writes it."""
-    head = f'{{"id":{number},"model_name":"{model}","model_version":1'
+    head = f'{{"id":{number},"model_name":"{model}","model_version":{version}'
     head += f',"request_id":"{request_id}"' if request_id else ""
     head += f',"parent_id":{parent}}}' if parent else "}"
     times = [f'{{"id":{number},"timestamps":[{{"name":"{n}","ns":{t}}}]}}' for n, t in times_ns.items()]
