@@ -227,6 +227,10 @@ def test_command_gets_a_terminals_interrupt_once(launch):
 def test_killed_launcher_takes_along_a_server_that_does_not_heed_sigterm(launch):
     launcher = launch("loading deaf", *rfserve_server("run", "--exit-timeout-s", "1"))
     launcher.wait_for("pid")
+    # The server, and what outlives the launcher.
+    children = Path(f"/proc/{launcher.process.pid}/task/{launcher.process.pid}/children")
+    while len(children.read_text().split()) < 2:
+        time.sleep(0.02)
     launcher.process.kill()
     launcher.process.wait()
     deadline = time.monotonic() + 100
