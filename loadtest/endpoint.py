@@ -1,6 +1,7 @@
 """The server under load: its address, how it is reached, and the administrator's key."""
 
 import socket
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,9 @@ def key_of(file: Path) -> str:
     if not key:
         raise LoadTestError(f"{file} is empty; expected the server's --admin-key-file")
     return key
+
+
+def are_several(addresses: Collection[str]) -> bool:
+    """Whether they are of more than one server, which may have one of IPv4 and one of IPv6."""
+    long = sum(":" in a for a in addresses)
+    return max(long, len(addresses) - long) > 1

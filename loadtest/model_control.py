@@ -15,7 +15,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from rfserve.clients.errors import RESTRICTED_TEXT
 from rfserve.loadtest import server_statistics
-from rfserve.loadtest.endpoint import Endpoint
+from rfserve.loadtest.endpoint import Endpoint, are_several
 from rfserve.loadtest.errors import LoadTestError
 
 LOAD_TIMEOUT_S = 300.0
@@ -30,12 +30,19 @@ class ModelControl:
     """One model of one server; use as a context manager, or `close` it.
 
     The server has to be in explicit mode (`--model-control-mode=explicit`), as `rfserve-server` starts it.
+    `LoadTestError` for a name that several servers have.
     """
 
     def __init__(self, endpoint: Endpoint, model: str) -> None:
         self._endpoint, self.model = endpoint, model
         self._is_changed = False
         self._trials = 0
+        addresses = _addresses(endpoint)
+        if are_several(addresses):
+            raise LoadTestError(
+                f"{endpoint.url} has {len(addresses)} addresses: one of its servers would be configured, "
+                f"and all of them measured; give the address of one: {', '.join(sorted(addresses))}"
+            )
         self._channel = endpoint.channel()
 
     def __enter__(self) -> "ModelControl":
@@ -130,6 +137,13 @@ class ModelControl:
             elif "not allowed" in text:
                 text += "; start the server with --model-control-mode=explicit"
             raise LoadTestError(f"{self._endpoint.url}: {method} of {self.model}: {text}") from error
+
+
+def _addresses(endpoint: Endpoint) -> frozenset[str]:
+    try:
+        return endpoint.addresses()
+    except OSError as error:
+        raise LoadTestError(f"{endpoint.url}: {error}; expected the address of a server") from error
 
 
 def _is_away(error: LoadTestError) -> bool:

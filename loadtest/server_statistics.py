@@ -13,7 +13,7 @@ import grpc
 from tritonclient.grpc import service_pb2
 
 from rfserve.clients.errors import RESTRICTED_TEXT
-from rfserve.loadtest.endpoint import Endpoint
+from rfserve.loadtest.endpoint import Endpoint, are_several
 from rfserve.loadtest.errors import LoadTestError
 from rfserve.loadtest.measurement import ServerSplit
 
@@ -38,7 +38,7 @@ def counts(endpoint: Endpoint, models: Collection[str]) -> dict[str, Counts]:
     """What the server has counted of all versions of each model by now; never raises."""
     try:
         addresses = endpoint.addresses()
-        if _are_several(addresses):
+        if are_several(addresses):
             note = (
                 f"no statistics: {endpoint.url} has {len(addresses)} addresses, and each server counts for itself; "
                 "give the address of one alone to see them"
@@ -49,12 +49,6 @@ def counts(endpoint: Endpoint, models: Collection[str]) -> dict[str, Counts]:
             return {m: _counts(channel, endpoint, m, addresses) for m in models}
     except (OSError, LoadTestError) as error:
         return dict.fromkeys(models, Counts(note=f"no statistics: {endpoint.url}: {error}"))
-
-
-def _are_several(addresses: Collection[str]) -> bool:
-    """Whether they are of more than one server, which may have one of IPv4 and one of IPv6."""
-    long = sum(":" in a for a in addresses)
-    return max(long, len(addresses) - long) > 1
 
 
 def _counts(channel: Any, endpoint: Endpoint, model: str, addresses: frozenset[str]) -> Counts:

@@ -10,6 +10,8 @@ from tritonclient.grpc import service_pb2
 
 from rfserve.loadtest import server_statistics
 from rfserve.loadtest.endpoint import Endpoint
+from rfserve.loadtest.errors import LoadTestError
+from rfserve.loadtest.model_control import ModelControl
 from rfserve.loadtest.server_statistics import Counts, split
 
 MODEL = "mel_features"
@@ -110,3 +112,18 @@ def test_counts_of_two_servers_are_not_compared(changes, words):
     found, note = split(BEFORE, Counts(**{**vars(AFTER), **changes}), 50)
     assert found is None
     assert words in note
+
+
+def test_model_of_several_servers_is_not_configured(monkeypatch):
+    named(monkeypatch, "10.0.0.1", "10.0.0.2")
+    with pytest.raises(LoadTestError, match=r"has 2 addresses: .*give the address of one: 10\.0\.0\.1, 10\.0\.0\.2"):
+        ModelControl(Endpoint(url="triton:8001"), MODEL)
+
+
+def test_name_without_an_address_is_no_server(monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(LoadTestError, match=r"nowhere:8001: .*not known; expected the address of a server"):
+        ModelControl(Endpoint(url="nowhere:8001"), MODEL)
