@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ungated import publish_ungated
 
 from rfserve.clients.cli import main as client
 from rfserve.clients.synthetic_event import SyntheticEvent, write
-from rfserve.export import comparison, onnx_file
+from rfserve.export import comparison
 from rfserve.export.cli import main
 from rfserve.export.errors import ExportError, VersionNotFound
-from rfserve.export.manifest import GRAPH_FILE, Manifest
 from rfserve.export.networks.scaled import in_physical_units
 from rfserve.export.publication import Source, build_network
-from rfserve.export.repository import Repository, version_files
+from rfserve.export.repository import Repository
 from rfserve.export.scaling import NEW_WEIGHTS
 from rfserve.export.spec import GRAPHS, MODELS, ModelSpec, example
 
@@ -31,16 +31,9 @@ WIDER = 1.1
 
 def publish_graph(repository: Repository, spec: ModelSpec, scaling=None) -> None:
     built = build_network(spec, Source(variant="tiny") if spec.variants else Source())
-    module = built.module if scaling is None else in_physical_units(spec.name, built.module.network, scaling)
-
-    def fill(folder: Path):
-        onnx_file.write(module, spec, folder / GRAPH_FILE)
-        files = version_files(folder)
-        return lambda number: Manifest(
-            model=spec.name, version=number, weights=built.weights, files=files, opset=spec.opset
-        )
-
-    repository.publish(spec, fill)
+    if scaling is not None:
+        built = replace(built, module=in_physical_units(spec.name, built.module.network, scaling), scaling=scaling)
+    publish_ungated(repository, spec, built)
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ungated import publish_ungated
 
-from rfserve.export import comparison, local_model, onnx_file
+from rfserve.export import comparison, local_model
 from rfserve.export.errors import GraphError, LiveServerError
 from rfserve.export.live_check import Conformance
 from rfserve.export.local_model import LocalModel
-from rfserve.export.manifest import GRAPH_FILE, Manifest
-from rfserve.export.publication import Built, Source, build_network, publish
-from rfserve.export.repository import Repository, version_files
+from rfserve.export.publication import Source, build_network, publish
+from rfserve.export.repository import Repository
 from rfserve.export.scaling import Scaling
-from rfserve.export.spec import ENSEMBLES, GRAPHS, ModelSpec
+from rfserve.export.spec import ENSEMBLES, GRAPHS
 
 NETWORK, FRONT, ENSEMBLE = GRAPHS["heimdall_net"], GRAPHS["iq_features"], ENSEMBLES["locate"]
 UNIT = (500.0, 500.0)
@@ -30,30 +30,16 @@ CAMPUS = Scaling(
 RIGHT, WRONG, BROKEN = 1, 2, 3
 
 
-def publish_graph(repository: Repository, spec: ModelSpec, built: Built) -> None:
-    """Publish a version without the parity gate, which one of them would not pass."""
-
-    def fill(folder: Path):
-        onnx_file.write(built.module, spec, folder / GRAPH_FILE)
-        files = version_files(folder)
-        scaling = built.scaling.to_dict() if spec.has_weights else None
-        return lambda number: Manifest(
-            model=spec.name, version=number, weights=built.weights, files=files, opset=spec.opset, scaling=scaling
-        )
-
-    repository.publish(spec, fill)
-
-
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Repository:
     """A network that knows a single place, twice more with sigmas that are metres off, or NaN; and its ensemble."""
     repository = Repository(tmp_path_factory.mktemp("model_repository"))
-    publish_graph(repository, FRONT, build_network(FRONT, Source()))
+    publish_ungated(repository, FRONT, build_network(FRONT, Source()))
     built = build_network(NETWORK, Source(scaling=CAMPUS))
     for shift in (0.0, 0.04, np.nan):
         with torch.no_grad():
             built.module.network.uncertainty_head[2].bias += shift
-        publish_graph(repository, NETWORK, built)
+        publish_ungated(repository, NETWORK, built)
     publish(ENSEMBLE, repository, Source(), version=None, report=lambda _: None)
     return repository
 
@@ -111,7 +97,7 @@ def test_version_that_answers_nan_is_refused_before_a_server_is_asked(repository
 
 def test_other_networks_are_asked_the_specs_examples(repository: Repository, tmp_path: Path):
     elsewhere = Repository(tmp_path)
-    publish_graph(elsewhere, NETWORK, replace(build_network(NETWORK, Source()), scaling=Scaling()))
+    publish_ungated(elsewhere, NETWORK, replace(build_network(NETWORK, Source()), scaling=Scaling()))
     server = Server(repository, RIGHT)
     with pytest.raises(LiveServerError, match="differ"):
         Conformance(elsewhere, NETWORK, 1).check(server, pinned=True)

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 from served import BriefServer
+from ungated import publish_ungated
 
-from rfserve.export import local_model, onnx_file, release
+from rfserve.export import local_model, release
 from rfserve.export.cli import main
 from rfserve.export.elements import compare
 from rfserve.export.errors import LiveServerError, ReleaseError
 from rfserve.export.live import LiveServer
 from rfserve.export.local_model import LocalModel
-from rfserve.export.manifest import GRAPH_FILE, Manifest
 from rfserve.export.publication import Source, build_network, publish
-from rfserve.export.repository import Repository, version_files
+from rfserve.export.repository import Repository
 from rfserve.export.scaling import Scaling, network_units
-from rfserve.export.spec import ENSEMBLES, GRAPHS, ModelSpec, example
+from rfserve.export.spec import ENSEMBLES, GRAPHS, example
 from rfserve.server.process import ServerOptions, TritonServer
 from rfserve.server.security import Security
 
@@ -30,28 +30,13 @@ KEY = "only-for-the-administrator"
 ROLLBACK_LIMIT_S = 30
 
 
-def publish_graph(repository: Repository, spec: ModelSpec, seed: int) -> int:
-    """Publish a version without the parity gate, which other tests are for."""
-    built = build_network(spec, Source(seed=seed))
-
-    def fill(folder: Path):
-        onnx_file.write(built.module, spec, folder / GRAPH_FILE)
-        files = version_files(folder)
-        scaling = built.scaling.to_dict() if spec.has_weights else None
-        return lambda number: Manifest(
-            model=spec.name, version=number, weights=built.weights, files=files, opset=spec.opset, scaling=scaling
-        )
-
-    return repository.publish(spec, fill).version
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Two versions of a network with different weights, version 1 promoted; a front end, and their ensemble."""
     folder: Path = tmp_path_factory.mktemp("model_repository")
     repository = Repository(folder)
     for spec, seed in ((FRONT, 0), (NETWORK, 1), (NETWORK, 2)):
-        publish_graph(repository, spec, seed)
+        publish_ungated(repository, spec, build_network(spec, Source(seed=seed)))
     publish(ENSEMBLE, repository, Source(), version=None, report=lambda _: None)
     release.promote(repository, NETWORK, 1)
     return folder
@@ -174,7 +159,7 @@ def test_server_answers_as_the_version_does_alone_and_in_the_ensemble(folder, li
 def test_server_that_runs_from_another_repository_is_found_out(live, tmp_path):
     """The same version number, but not the same weights."""
     other = Repository(tmp_path)
-    publish_graph(other, NETWORK, 3)
+    publish_ungated(other, NETWORK, build_network(NETWORK, Source(seed=3)))
     history = other.serving(NETWORK.name)
     with pytest.raises(ReleaseError, match=r"heimdall_net/1 answers positions that differ by .*serve this repository"):
         release.promote(other, NETWORK, 1, servers=[live])
@@ -216,7 +201,7 @@ def test_promotion_is_undone_on_the_servers_that_took_it(folder, live):
 def corrupt(folder: Path) -> Iterator[int]:
     """A third version for a test to break."""
     repository = Repository(folder)
-    version = publish_graph(repository, NETWORK, 3)
+    version = publish_ungated(repository, NETWORK, build_network(NETWORK, Source(seed=3)))
     yield version
     repository.retire(NETWORK, version)
 
