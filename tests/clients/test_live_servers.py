@@ -47,6 +47,7 @@ pytestmark = pytest.mark.server
 
 SMALL = "mel_features"
 PATIENT = 60_000_000
+NO_RETRY = RetryLimit(share=0, per_second=0, burst=0)
 KEY = "of-the-administrator"
 
 
@@ -205,7 +206,8 @@ def test_server_drops_what_nobody_waits_for(impatient, model, monkeypatch):
     monkeypatch.setattr(client_module, "server_timeout_us", lambda left_s: 20_000 if left_s <= 30 else given(left_s))
     with (
         LocalizationClient(impatient.grpc_url, timeout_s=90.0) as client,
-        LocalizationClient(impatient.grpc_url, timeout_s=30.0) as short,
+        # What is refused after half a second would be sent again, as if the batcher had slept over it.
+        LocalizationClient(impatient.grpc_url, timeout_s=30.0, retry_limit=NO_RETRY) as short,
         ThreadPoolExecutor(10) as workers,
     ):
         patient = [workers.submit(client.infer, model, busy) for _ in range(4)]
