@@ -38,10 +38,7 @@ def align(
         raise EventError(
             f"got {len(recordings)} receivers; the networks take up to {RAW_RECEIVERS.maximum}: choose some"
         )
-    if not (math.isfinite(start_s) and start_s >= 0):
-        raise EventError(f"got a start of {start_s} s; expected 0 or more")
-    if not skew_limit_s > 0:
-        raise EventError(f"got a skew limit of {skew_limit_s} s; expected above 0")
+    require_limits(start_s, skew_limit_s)
     given = dict(zip(screen.places(len(recordings)), recordings, strict=True))
     if len(recordings) == 1:
         screen.require(1)
@@ -68,6 +65,14 @@ def align(
             failures[place] = error
     screen.keep(left, failures)
     return screen.event(seen)
+
+
+def require_limits(start_s: float, skew_limit_s: float) -> None:
+    """`EventError` for what `align` can cut no event with."""
+    if not (math.isfinite(start_s) and start_s >= 0):
+        raise EventError(f"got a start of {start_s} s; expected 0 or more")
+    if not skew_limit_s > 0:
+        raise EventError(f"got a skew limit of {skew_limit_s} s; expected above 0")
 
 
 class _Shared:

@@ -1,13 +1,11 @@
 """The options that say which model locates the events, what is known of their receivers, and what if one fails."""
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from rfserve.clients import receivers
-from rfserve.clients.alignment import align
-from rfserve.clients.errors import ClientError
+from rfserve.clients.alignment import align, require_limits
 from rfserve.clients.event import Event, Screen
 from rfserve.clients.receiver_checks import SKEW_LIMIT_S
 from rfserve.clients.receivers import Receivers
@@ -41,10 +39,7 @@ def add_to(command: argparse.ArgumentParser) -> None:
 
 def require(options: argparse.Namespace) -> None:
     """`ClientError` for an option that no event could be read with: found at each, it would be that event's fault."""
-    if not 0 <= options.start_s < math.inf:
-        raise ClientError(f"got a start of {options.start_s} s; expected 0 or more")
-    if not options.skew_limit_s > 0:
-        raise ClientError(f"got a skew limit of {options.skew_limit_s} s; expected above 0")
+    require_limits(options.start_s, options.skew_limit_s)
     Screen(options.minimum_receivers)
 
 

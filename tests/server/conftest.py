@@ -87,6 +87,21 @@ def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
+@pytest.fixture
+def answering() -> Iterator[Callable[[ThreadingHTTPServer], None]]:
+    """Has HTTP servers answer, each in a thread, until the test ends."""
+    with ExitStack() as stack:
+
+        def start(server: ThreadingHTTPServer) -> None:
+            stack.enter_context(server)
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+
+        yield start
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("certificates")

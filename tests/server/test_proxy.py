@@ -1,10 +1,8 @@
 """A proxy in the environment: a server on this machine is asked past it, and does not get the administrator's key."""
 
 import importlib.util
-import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -37,21 +35,16 @@ class _Refusal(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def proxy(monkeypatch) -> Iterator[Proxy]:
+def proxy(monkeypatch, answering) -> Proxy:
     """A proxy that the environment names for every address."""
     for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "REQUEST_METHOD"):
         monkeypatch.delenv(name, raising=False)
     # The one of urlopen, which keeps to the proxies that it was made with.
     monkeypatch.setattr(urllib.request, "_opener", None)
-    with Proxy() as running:
-        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{running.server_port}")
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield running
-        finally:
-            running.shutdown()
-            thread.join()
+    running = Proxy()
+    answering(running)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{running.server_port}")
+    return running
 
 
 @pytest.fixture

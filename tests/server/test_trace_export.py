@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -50,15 +48,10 @@ class _Receiver(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def collector() -> Iterator[Collector]:
-    with Collector() as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        try:
-            yield running
-        finally:
-            running.shutdown()
-            thread.join()
+def collector(answering) -> Collector:
+    running = Collector()
+    answering(running)
+    return running
 
 
 def span(trace_id: int, span_id: int):
