@@ -7,6 +7,7 @@ from rfserve.clients.geodesy import Point, distance_m
 from rfserve.clients.map_frame import Frame, Size, length_text
 from rfserve.clients.map_labels import Box, place
 from rfserve.clients.outputs.report import Report
+from rfserve.clients.plain_text import percent
 
 WIDE = Size(width=900, height=600, margin=64)
 NARROW = Size(width=420, height=520, margin=48)
@@ -69,7 +70,7 @@ def draw(report: Report, points: Sequence[Point], size: Size, title: str) -> str
         outline = frame.outline(fix.ring(confidence), fix.longitude_deg)
         text = " ".join(f"{x:.1f},{y:.1f}" for x, y in outline)
         asked = " asked" if confidence == report.confidence else ""
-        shapes.append(f'<polygon class="ellipse{asked}" points="{text}"><title>{confidence:.0%}</title></polygon>')
+        shapes.append(f'<polygon class="ellipse{asked}" points="{text}"><title>{percent(confidence)}</title></polygon>')
     x, y = frame.xy(fix.longitude_deg, fix.latitude_deg)
     marks = [(x, y, "fix")]
     if report.truth is not None:
@@ -79,14 +80,14 @@ def draw(report: Report, points: Sequence[Point], size: Size, title: str) -> str
         shapes.append(f'<path class="truth" d="M{far_x - 8:.1f} {far_y:.1f}h16M{far_x:.1f} {far_y - 8:.1f}v16"/>')
         marks.append((far_x, far_y, f"true position, {away} off"))
     together = one_spot(report, frame)
-    for seen in report.observations:
-        at = frame.xy(seen.longitude_deg, seen.latitude_deg)
+    for seen, name in zip(receivers(report), report.names, strict=True):
+        at = frame.xy(*seen)
         shapes.append(
             f'<path class="receiver" d="M{at[0]:.1f} {at[1] - 8:.1f}l7 13h-14z">'
-            f"<title>{html.escape(seen.name)}</title></path>"
+            f"<title>{html.escape(name)}</title></path>"
         )
         if not together:
-            marks.append((*at, seen.name))
+            marks.append((*at, name))
     if together:
         marks.append((*at, f"{len(report.observations)} receivers"))
     shapes.append(f'<circle class="fix" cx="{x:.1f}" cy="{y:.1f}" r="6"><title>fix</title></circle>')

@@ -7,7 +7,7 @@ from rfserve.clients.geodesy import Point, distance_m
 from rfserve.clients.map_drawing import NARROW, WIDE, close_ups, confidences, draw, everything
 from rfserve.clients.map_frame import length_text
 from rfserve.clients.outputs.report import Report
-from rfserve.clients.plain_text import utc_text
+from rfserve.clients.plain_text import percent, utc_text
 
 STYLE = """
 :root{color-scheme:light dark;--text:#1d2733;--faint:#5b6a79;--page:#f4f6f8;--card:#fff;--edge:#d5dce3;
@@ -50,7 +50,7 @@ def render(report: Report) -> str:
     shape = fix.ellipse(report.confidence)
     parts = [
         f"<h1>{fix.latitude_deg:.6f}°, {fix.longitude_deg:.6f}°</h1>",
-        f"<p>{report.confidence:.0%} ellipse {length_text(shape.semi_north_m)} north, "
+        f"<p>{percent(report.confidence)} ellipse {length_text(shape.semi_north_m)} north, "
         f"{length_text(shape.semi_east_m)} east · {html.escape(fix.model)} version {html.escape(fix.model_version)}"
         + ("" if report.start_ns is None else f" · received {utc_text(report.start_ns)}")
         + "</p>",
@@ -75,11 +75,11 @@ def _maps(report: Report, title: str, points: Sequence[Point]) -> str:
 
 def _legend(report: Report) -> str:
     shown = ["fix", "receiver", *(["truth"] if report.truth else []), "ellipse"]
-    drawn = ", ".join(f"{c:.0%}" for c in sorted(confidences(report)))
+    drawn = ", ".join(f"{percent(c)}" for c in sorted(confidences(report)))
     rows = []
     for key in shown:
         mark, text = KEYS[key]
-        words = text or f"ellipses that hold the emitter with {drawn} (asked: {report.confidence:.0%})"
+        words = text or f"ellipses that hold the emitter with {drawn} (asked: {percent(report.confidence)})"
         rows.append(f'<li><svg viewBox="0 0 18 18" aria-hidden="true">{mark}</svg>{words}</li>')
     return f"<ul>{''.join(rows)}</ul>"
 
@@ -87,10 +87,10 @@ def _legend(report: Report) -> str:
 def _table(report: Report) -> str:
     place = (report.fix.latitude_deg, report.fix.longitude_deg)
     rows = [
-        f"<tr><td>{html.escape(seen.name)}</td>"
+        f"<tr><td>{html.escape(name)}</td>"
         f'<td class="optional">{seen.latitude_deg:.5f}°</td><td class="optional">{seen.longitude_deg:.5f}°</td>'
         f"<td>{length_text(distance_m(place, (seen.latitude_deg, seen.longitude_deg)))}</td></tr>"
-        for seen in report.observations
+        for seen, name in zip(report.observations, report.names, strict=True)
     ]
     return (
         '<h2>Receivers</h2><div class="table"><table><thead><tr><th>name</th><th class="optional">latitude</th>'

@@ -5,10 +5,11 @@ import io
 import textwrap
 
 from rfserve.clients.errors import ClientError
-from rfserve.clients.map_drawing import WIDE, confidences, everything, one_spot, scale_box
+from rfserve.clients.map_drawing import WIDE, confidences, everything, one_spot, receivers, scale_box
 from rfserve.clients.map_frame import Frame
 from rfserve.clients.map_labels import place
 from rfserve.clients.outputs.report import Report
+from rfserve.clients.plain_text import percent
 
 DOTS_PER_INCH = 150
 ALIGNMENTS = {"start": "left", "middle": "center", "end": "right"}
@@ -44,7 +45,7 @@ def render(report: Report) -> bytes:
     for confidence in confidences(report):
         outline = frame.outline(fix.ring(confidence), fix.longitude_deg)
         asked = confidence == report.confidence
-        words = f"{confidence:.0%} ellipse"
+        words = f"{percent(confidence)} ellipse"
         axes.fill(*zip(*outline, strict=True), color=FIX, alpha=0.1, linewidth=0)
         axes.plot(*zip(*outline, strict=True), color=FIX, linewidth=1.5 if asked else 0.7, label=words)
     marks = [(*frame.xy(fix.longitude_deg, fix.latitude_deg), "fix")]
@@ -52,7 +53,7 @@ def render(report: Report) -> bytes:
     if report.truth is not None:
         marks.append((*frame.xy(report.truth[1], report.truth[0]), "true position"))
         axes.plot(*marks[1][:2], "+", color=TRUTH, markersize=11, markeredgewidth=2, zorder=4, label="true position")
-    seen = [(*frame.xy(o.longitude_deg, o.latitude_deg), o.name) for o in report.observations]
+    seen = [(*frame.xy(*at), name) for at, name in zip(receivers(report), report.names, strict=True)]
     axes.plot([m[0] for m in seen], [m[1] for m in seen], "^", color=RECEIVER, markersize=8, zorder=3, label="receiver")
     named = [(*seen[-1][:2], f"{len(seen)} receivers")] if one_spot(report, frame) else seen
     for label in place([*marks, *named], WIDE, [scale_box(frame)]):

@@ -15,7 +15,7 @@ from typing import Any
 from rfserve.clients.commands import event_options, server_options
 from rfserve.clients.errors import ClientError
 from rfserve.clients.fix import Fix
-from rfserve.clients.plain_text import one_line
+from rfserve.clients.plain_text import one_line, percent
 from rfserve.clients.watch import folder
 from rfserve.clients.watch.folder import Arrival, Rules
 from rfserve.clients.watch.journal import Journal
@@ -119,7 +119,7 @@ def _tell(options: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
             shape = fix.ellipse(options.confidence)
             text = (
                 f"{line['at']} {line['event']}: {fix.latitude_deg:.6f}°, {fix.longitude_deg:.6f}°  "
-                f"{options.confidence:.0%} ellipse {shape.semi_north_m:.0f} m north, {shape.semi_east_m:.0f} m east  "
+                f"{percent(options.confidence)} ellipse {shape.semi_north_m:.0f} m north, {shape.semi_east_m:.0f} m east  "
                 f"{len(fix.receivers)} receivers  {fix.model} version {fix.model_version}"
                 f"{f'  received {fix.start_utc}' if fix.start_utc else ''}"
             )

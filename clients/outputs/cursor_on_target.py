@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 from rfserve.clients.outputs.report import Report
 from rfserve.clients.outputs.xml_tree import add, document
-from rfserve.clients.plain_text import utc_text
+from rfserve.clients.plain_text import percent, utc_text
 
 TYPE = "a-u-G"
 HOW = "m-p"
@@ -53,7 +53,7 @@ def render(report: Report) -> str:
     # The angle is the longer axis's bearing from north.
     angle = "0" if shape.semi_north_m >= shape.semi_east_m else "90"
     add(add(detail, "shape"), "ellipse", major=f"{longer_m:.1f}", minor=f"{shorter_m:.1f}", angle=angle)
-    text = f"{report.confidence:.0%} ellipse; receivers {', '.join(report.names)}; version {fix.model_version}"
+    text = f"{percent(report.confidence)} ellipse; receivers {', '.join(report.names)}; version {fix.model_version}"
     add(detail, "remarks", "; ".join([text, *report.remarks]))
     return document(root)
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 from rfserve.clients.geodesy import cut_at_antimeridian
 from rfserve.clients.outputs.report import Report
 from rfserve.clients.outputs.xml_tree import add, document
-from rfserve.clients.plain_text import utc_text
+from rfserve.clients.plain_text import percent, utc_text
 
 NAMESPACE = "http://www.opengis.net/kml/2.2"
 # KML writes colours as alpha, blue, green, red.
@@ -28,7 +28,7 @@ def render(report: Report) -> str:
         add(add(style, "PolyStyle"), "color", "40" + colour[2:])
     mark = _placemark(page, "fix", "fix", report.start_ns, _details(report))
     _point(mark, fix.longitude_deg, fix.latitude_deg)
-    mark = _placemark(page, f"{report.confidence:.0%} ellipse", "fix", report.start_ns, {})
+    mark = _placemark(page, f"{percent(report.confidence)} ellipse", "fix", report.start_ns, {})
     rings = cut_at_antimeridian(fix.ring(report.confidence))
     holder = add(mark, "MultiGeometry") if len(rings) > 1 else mark
     for ring in rings:

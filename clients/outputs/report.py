@@ -33,4 +33,5 @@ class Report:
     @property
     def remarks(self) -> list[str]:
         """The note, and what whoever uses the fix has to know of it, each on a line of its own."""
-        return [*([self.note] if self.note else []), *(f"{what}: {why}" for what, why in self.fix.caveats)]
+        note = one_line(self.note)
+        return [*([note] if note else []), *(f"{what}: {why}" for what, why in self.fix.caveats)]

@@ -2,7 +2,7 @@
 
 from rfserve.clients.geodesy import distance_m
 from rfserve.clients.outputs.report import Report
-from rfserve.clients.plain_text import utc_text
+from rfserve.clients.plain_text import percent, utc_text
 
 
 def render(report: Report) -> str:
@@ -13,7 +13,7 @@ def render(report: Report) -> str:
     lines = [
         f"fix        {fix.latitude_deg:.6f}°, {fix.longitude_deg:.6f}°  (WGS 84 latitude, longitude)",
         f"sigma      {fix.sigma_north_m:.1f} m north, {fix.sigma_east_m:.1f} m east",
-        f"ellipse    {shape.semi_north_m:.1f} m north, {shape.semi_east_m:.1f} m east at {report.confidence:.0%}",
+        f"ellipse    {shape.semi_north_m:.1f} m north, {shape.semi_east_m:.1f} m east at {percent(report.confidence)}",
         f"receivers  {', '.join(report.names)}",
         *([] if report.start_ns is None else [f"received   {utc_text(report.start_ns)}"]),
         *(f"{what:<10} {why}" for what, why in fix.caveats),

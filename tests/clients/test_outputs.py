@@ -9,7 +9,7 @@ from io import BytesIO
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rfserve.clients import map_page, picture
@@ -205,13 +205,14 @@ def test_json_outputs_are_those_of_the_fix(report):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    name=st.text(),
-    note=st.text(),
+    name=st.text(st.characters()),
+    note=st.text(st.characters()),
     latitude=st.floats(-90, 90),
     longitude=st.floats(-180, 180),
     sigma_m=st.floats(0, 1e7),
 )
-def test_xml_and_csv_are_well_formed_whatever_others_wrote(name, note, latitude, longitude, sigma_m):
+@example(name="Z\udcfcrich", note="\ud800", latitude=1.0, longitude=1.0, sigma_m=1.0)
+def test_every_output_is_well_formed_whatever_others_wrote(name, note, latitude, longitude, sigma_m):
     import numpy as np
 
     from rfserve.clients.observation import Observation
@@ -236,8 +237,20 @@ def test_xml_and_csv_are_well_formed_whatever_others_wrote(name, note, latitude,
     for kind in ("kml", "cot"):
         ET.fromstring(OUTPUTS[kind](made).encode("utf-8", errors="surrogatepass"))
     assert len(list(csv.reader(OUTPUTS["csv"](made).splitlines(keepends=True)))) == 2
+    for text in (map_page.render(made), *(render(made) for render in OUTPUTS.values())):
+        text.encode()
     for x, y in places(ET.fromstring(OUTPUTS["kml"](made)))[0]:
         assert (x, y) == (pytest.approx(longitude, abs=1e-7), pytest.approx(latitude, abs=1e-7))
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.95, "95%"), (0.997, "99.7%"), (0.9545, "95.45%"), (0.9999999, "99.99999%")]
+)
+def test_confidence_is_told_with_all_of_its_digits(share, text, report):
+    made = report(confidence=share)
+    for kind in ("text", "kml", "cot"):
+        assert text in OUTPUTS[kind](made), kind
+    assert f"<p>{text} ellipse" in map_page.render(made)
 
 
 @pytest.mark.parametrize(("digits", "text"), [(3, "1970-01-01T00:00:01.999Z"), (9, "1970-01-01T00:00:01.999999999Z")])
@@ -245,10 +258,11 @@ def test_time_is_cut_not_rounded(digits, text):
     assert utc_text(1_999_999_999, digits) == text
 
 
-def test_picture_is_a_png_that_shows_fix_receivers_and_truth(report):
+def test_picture_is_a_png_that_shows_fix_receivers_and_truth(report, observe):
     from matplotlib.image import imread
 
-    content = picture.render(report(truth=(45.08, 7.5), note="$not a formula"))
+    seen = [observe(name="$not a formula"), observe(name="Z\udcfcrich", latitude_deg=45.1)]
+    content = picture.render(report(truth=(45.08, 7.5), note="$not a \udcfcformula", observations=seen))
     pixels = imread(BytesIO(content))
     assert pixels.shape[:2] == (900, 1350)
     for colour in (picture.FIX, picture.RECEIVER, picture.TRUTH):
