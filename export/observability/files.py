@@ -9,14 +9,13 @@ from rfserve.export.errors import ExportError
 from rfserve.export.observability import budget_rules, health_rules
 from rfserve.export.observability.collector import collector
 from rfserve.export.observability.dashboard import dashboard
-from rfserve.export.observability.rule import JOB, Group
+from rfserve.export.observability.rule import JOB, NAMESPACE, Group
 from rfserve.export.observability.timing import Timing
 from rfserve.export.spec import DEVICES
 from rfserve.export.spec.device import REFERENCES
 
 HEAD = "# Written by `rfserve-export observability --write deploy`; change the specs or the generator instead.\n"
 TRITON_PORT_NAME = "metrics"
-TRITON_NAMESPACE = "rfserve"
 TRITON_LABELS = {"app.kubernetes.io/name": "rfserve", "app.kubernetes.io/component": "triton"}
 LOCAL_TARGET = "127.0.0.1:8002"
 
@@ -68,7 +67,7 @@ def _pod_monitor(timing: Timing) -> dict[str, Any]:
         "metadata": {"name": "triton"},
         "spec": {
             # It stands where Prometheus is, and would select pods there alone.
-            "namespaceSelector": {"matchNames": [TRITON_NAMESPACE]},
+            "namespaceSelector": {"matchNames": [NAMESPACE]},
             "selector": {"matchLabels": TRITON_LABELS},
             "podMetricsEndpoints": [
                 {

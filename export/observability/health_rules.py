@@ -1,11 +1,13 @@
 """Alerts on the servers themselves: gone, dead inside, overfull, of different versions, growing."""
 
 from rfserve.export.observability.budget_rules import LATENCY_S, QUEUE_LIMIT
-from rfserve.export.observability.rule import JOB, Alert, Group, Record, Severity, WorksWith
+from rfserve.export.observability.rule import JOB, NAMESPACE, Alert, Group, Record, Severity, WorksWith
 from rfserve.export.observability.timing import HOUR_S, MINUTE_S, Timing
 
 SERVED = "instance_model_version:rfserve_served:bool"
 MEMORY = "server:rfserve_memory:bytes"
+# As the base and KServe call them.
+CONTAINERS = "triton|kserve-container"
 SLOW_TAIL = "instance_model:rfserve_p99_over_budget:bool"
 # The longest pause between two canaries is 30 s, however hastened the rest is.
 STALE_S, LEAST_STALE_S = 5 * MINUTE_S, 75.0
@@ -47,7 +49,10 @@ def records(timing: Timing) -> Group:
             ),
             Record(
                 name=MEMORY,
-                expression='sum by (namespace, pod) (container_memory_working_set_bytes{container="triton"})',
+                expression=(
+                    "sum by (namespace, pod) (container_memory_working_set_bytes"
+                    f'{{namespace="{NAMESPACE}",container=~"{CONTAINERS}"}})'
+                ),
                 labels={"source": "kubelet"},
             ),
             Record(

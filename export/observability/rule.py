@@ -6,6 +6,8 @@ from enum import StrEnum
 from typing import Any
 
 JOB = "rfserve"
+# Of the pods that serve.
+NAMESPACE = "rfserve"
 RUNBOOK = "deploy/observability/RUNBOOK.md"
 
 

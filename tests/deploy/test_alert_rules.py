@@ -142,7 +142,7 @@ P99_US = find(MODEL).budgets[DEVICE].p99_ms * 1e3
 AN_HOUR = {"minutes": 75, "evaluated": "2m"}
 A_DAY = {"base": {'up{job="rfserve"}': always(1)}, "minutes": 26 * 60, "step": "10m", "evaluated": "30m"}
 MEMORY = 'rfserve_resident_memory_bytes{instance="a",job="rfserve",process="stubs"}'
-POD = 'container_memory_working_set_bytes{namespace="rf",pod="triton-1",container="triton"}'
+POD = 'container_memory_working_set_bytes{namespace="rfserve",pod="triton-1",container="triton"}'
 
 
 def fires(*names: str) -> dict[str, frozenset[str]]:
@@ -385,6 +385,10 @@ CASES = [
         name="a container's memory grows",
         **{**A_DAY, "base": {**A_DAY["base"], POD: f"1e9+3333333x{LONG}"}},
         **fires("RfserveMemoryGrowing"),
+    ),
+    Case(
+        name="the memory of somebody else's Triton grows",
+        **{**A_DAY, "base": {**A_DAY["base"], POD.replace('"rfserve"', '"theirs"'): f"1e9+3333333x{LONG}"}},
     ),
     Case(name="memory grows by 0.2 % an hour", changes={MEMORY: f"1e9+333333x{LONG}"}, **A_DAY),
     Case(

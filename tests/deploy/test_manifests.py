@@ -185,3 +185,18 @@ def test_comment_has_the_arithmetic_of_the_specs():
     assert f"take {total_ms:.0f} ms of CPU" in text
     assert f"{total_ms / 1000 / SPEC_CORES / period_s:.1%}".replace("%", " %") in text
     assert re.search(rf"probe.py, live\]}}\n\s+periodSeconds: {period_s}\n", text)
+
+
+# Of `rfserve-server release localization_net` (large, FP32) against a server of every model, in MiB, without limits.
+RELEASE_PEAK_MIB = {"triton": 6083, "kserve-container": 6083, "release": 4124}
+GIB_MIB = 1024
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_memory_has_room_for_a_release_of_the_largest_network(manifests, target):
+    for workload in manifests(target).of("Deployment", "Job", "ServingRuntime"):
+        template = workload["spec"]["template"]["spec"] if "template" in workload["spec"] else workload["spec"]
+        for container in template["containers"]:
+            peak_mib = RELEASE_PEAK_MIB.get(container["name"], 0)
+            limit = container["resources"]["limits"]["memory"]
+            assert not peak_mib or peak_mib < 0.8 * GIB_MIB * int(limit.removesuffix("Gi")), (target, limit)

@@ -119,8 +119,23 @@ def test_collector_uses_what_it_declares(device):
         assert used == set(document[kind])
     assert set(document["service"]["extensions"]) == set(document["extensions"])
     policies = document["processors"]["tail_sampling"]["policies"]
-    named = {p["and"]["and_sub_policy"][0]["string_attribute"]["values"][0] for p in policies if p["type"] == "and"}
-    assert named == set(MODELS)
+    assert {p["name"] for p in policies} == {"failed", "rest", *(f"slow-{name}" for name in MODELS)}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_collector_holds_each_model_of_an_ensemble_to_its_own_budget(device):
+    """A trace's whole length, which the policy `latency` looks at, is that of the ensemble."""
+    budgets = {name: spec.budgets[device].p99_ms for name, spec in MODELS.items()}
+    document = yaml.safe_load((HOME / "opentelemetry" / f"collector-{device}.yaml").read_text())
+    conditions = {
+        policy["name"]: policy["ottl_condition"]["span"]
+        for policy in document["processors"]["tail_sampling"]["policies"]
+        if policy["type"] == "ottl_condition"
+    }
+    for name, p99_ms in budgets.items():
+        over = f"end_time_unix_nano - start_time_unix_nano > {p99_ms * 1e6:.0f}"
+        assert conditions[f"slow-{name}"] == [f'attributes["triton.model_name"] == "{name}" and {over}']
+    assert len(conditions) == len(budgets)
 
 
 @pytest.fixture(scope="module")

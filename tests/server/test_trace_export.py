@@ -90,6 +90,8 @@ def test_server_spans_are_children_of_the_clients_span(part_of, collector):
         assert {s["parentSpanId"] for s in joined} <= {f"{first + n:016x}" for n in range(TIMES)}
         (model,) = [s for s in collector.spans if s.get("parentSpanId") == joined[0]["spanId"]]
         assert model["name"] == MODEL
+        # What the collector's policies ask each span.
+        assert {"key": "triton.model_name", "value": {"stringValue": MODEL}} in model["attributes"]
 
 
 def test_headers_are_those_of_the_current_span_and_none_without_one(monkeypatch):
