@@ -119,7 +119,7 @@ bench-serving: setup tools
 precisions: setup
 	$(BIN)/python tests/benchmarks/precisions.py
 
+# What was published stays: `rfserve-export retire` takes a version away.
 .PHONY: clean
 clean:
 	rm -rf .build build dist *.egg-info
-	if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then git clean -fdXq -- $(REPOSITORY); fi

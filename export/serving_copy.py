@@ -1,8 +1,8 @@
 """A verified copy of what one target serves, as a pod makes it on a disk of its own before its server loads anything.
 
-The copy holds, of each model, the version that is served, the one to go back to, and those that are newer and suit the
-target: a release loads one of them into a server that runs. Each has been compared with its manifest after it was
-copied. The configuration is made from the specs, names its version always, and so never picks up another one.
+The copy holds, of each model, the version that is served, the one to go back to, and the two newest of those that are
+newer and suit the target: a release loads one of them into a server that runs, and a disk must not fill up because
+nobody promotes. Each has been compared with its manifest after it was copied. The configuration is made from the specs, names its version always, and so never picks up another one.
 """
 
 import json
@@ -21,6 +21,8 @@ from rfserve.export.spec import EnsembleSpec, find
 from rfserve.export.spec.model import Served
 from rfserve.export.spec.precision import suits
 from rfserve.export.staging import INCOMING_PREFIX, VERSION_NAME
+
+NEWER_KEPT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +122,8 @@ class ServingCopy:
         return served
 
     def _wanted_versions(self, served: int, state: Serving, precisions: Mapping[int, str]) -> list[int]:
-        wanted = {served} | {v for v, p in precisions.items() if v > served and suits(self.target, p)}
+        newer = sorted(v for v, p in precisions.items() if v > served and suits(self.target, p))
+        wanted = {served, *newer[-NEWER_KEPT:]}
         with suppress(VersionNotFound):
             wanted.add(state.previous(self.target, precisions))
         return sorted(wanted)

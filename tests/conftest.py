@@ -31,6 +31,15 @@ def recordings() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tracked() -> list[str]:
+    """The files that git has, by path below the top; skips outside of a checkout, and without git."""
+    top = Path(__file__).parents[1]
+    if shutil.which("git") is None or not (top / ".git").exists():
+        pytest.skip("this is no git checkout, or git is not installed")
+    return subprocess.run(["git", "ls-files"], cwd=top, capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.fixture(scope="session")
 def made_once(tmp_path_factory) -> Iterator[Callable[[str, Callable[[Path], None]], Path]]:
     """Makes a folder that is only read from then on, by every process that runs a part of these tests.
 

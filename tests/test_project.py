@@ -2,7 +2,6 @@
 
 import ast
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 
@@ -88,11 +87,10 @@ def test_every_model_has_a_locust_user():
     assert users == {"".join(p.capitalize() for p in name.split("_")): name for name in MODELS}
 
 
-def test_nothing_names_a_place_of_one_machine_or_a_package_registry():
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+def test_nothing_names_a_place_of_one_machine_or_a_package_registry(tracked):
     forbidden = re.compile(
         "|".join(["pypi" + r"\.org", "python" + "hosted", "/ho" + "me/", "/wo" + "rk/", "/ro" + "ot/"])
     )
-    for name in listed:
+    for name in tracked:
         if not name.endswith((".npz", ".onnx")):
             assert not forbidden.search((ROOT / name).read_text(errors="ignore")), name

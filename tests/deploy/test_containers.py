@@ -132,6 +132,7 @@ def test_images_take_what_they_need_and_no_secret():
     assert [n for n in [*secret, "model_repository", "mlruns", "tests", ".venv"] if in_the_context(n)] == []
 
 
+@pytest.mark.usefixtures("tracked")
 @pytest.mark.parametrize("name", ["admin.key", "server.key", "server.pem", "deploy/docker/.env"])
 def test_git_takes_no_secret(name):
     done = subprocess.run(["git", "check-ignore", "--quiet", name], cwd=ROOT, check=False)

@@ -200,6 +200,18 @@ def test_versions_that_a_release_or_a_rollback_needs_are_there_and_no_others(sou
     assert named(tmp_path) == [4]
 
 
+def test_disk_does_not_fill_with_versions_that_nobody_promotes(source, tmp_path):
+    promote(source, 1)
+    for number in range(2, 8):
+        publish(source, str(number).encode())
+    copy = copy_of(source, tmp_path)
+    copy.update(anew=True)
+    assert versions(tmp_path) == [1, 6, 7]
+    publish(source, b"8")
+    assert copy.update(anew=False) == [f"{HOME}/8 copied and verified", f"{HOME}/6 is not wanted any more"]
+    assert versions(tmp_path) == [1, 7, 8]
+
+
 def test_damaged_version_that_nobody_serves_is_left_out(source, tmp_path):
     publish(source, b"two")
     promote(source, 1)
