@@ -64,7 +64,8 @@ def align(
         except ClientError as error:
             failures[place] = error
     screen.keep(left, failures)
-    return screen.event(seen)
+    # What shares its samples can be told only now.
+    return screen.event(screen.keep(seen, receiver_checks.duplicates(seen)))
 
 
 def require_limits(start_s: float, skew_limit_s: float) -> None:

@@ -1,6 +1,7 @@
 """Samples where they lie: in one piece of a file, in many, or in memory; read only as far as they are asked for."""
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,16 @@ from rfserve.clients.errors import RecordingError
 
 DATATYPE = re.compile(r"c(f64|f32|i32|i16|u32|u16)_(le|be)|c(i8|u8)|ci24_le")
 HASH_BLOCK_BYTES = 1 << 20
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; no error for a name that is too long, or in a folder that is closed."""
+    return os.path.isfile(path)  # noqa: PTH113 Path.is_file raises for these
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder, as in `is_file`."""
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +144,9 @@ class StoredSamples:
         spans = []
         for block in range(int(np.searchsorted(ends, first, side="right")), len(ends)):
             begin = int(ends[block] - self.blocks[block, 1])
-            start, stop = max(first, begin), min(first + count, int(ends[block]))
-            if stop <= start:
+            if begin >= first + count:
                 break
+            start, stop = max(first, begin), min(first + count, int(ends[block]))
             byte = int(self.blocks[block, 0]) + (start - begin) * self.encoding.bytes_per_sample
             spans.append((byte, (stop - start) * self.encoding.bytes_per_sample))
         return self.encoding.decode(self.content.pieces(spans))

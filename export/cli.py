@@ -1,5 +1,5 @@
-"""`rfserve-export`: write, check, place, register, promote, compare and convert the versions of a model repository, and
-what else is made of the specs.
+"""`rfserve-export`: write, copy, check, place, register, promote, compare and convert the versions of a model
+repository, and what else is made of the specs.
 """
 
 import argparse
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from rfserve.export.commands import (
+    copy,
     edge,
     evaluate,
     fetch,
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rfserve-export", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (write, train, evaluate, pool, register, release, inspect, fetch, place, edge, observability):
+    for group in (write, copy, train, evaluate, pool, register, release, inspect, fetch, place, edge, observability):
         group.add_to(commands)
     return parser
 

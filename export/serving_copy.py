@@ -2,7 +2,8 @@
 
 The copy holds, of each model, the version that is served, the one to go back to, and the two newest of those that are
 newer and suit the target: a release loads one of them into a server that runs, and a disk must not fill up because
-nobody promotes. Each has been compared with its manifest after it was copied. The configuration is made from the specs, names its version always, and so never picks up another one.
+nobody promotes. Each has been compared with its manifest after it was copied. The configuration is made from the specs,
+names its version always, and so never picks up another one.
 """
 
 import json

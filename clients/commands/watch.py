@@ -119,7 +119,8 @@ def _tell(options: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
             shape = fix.ellipse(options.confidence)
             text = (
                 f"{line['at']} {line['event']}: {fix.latitude_deg:.6f}°, {fix.longitude_deg:.6f}°  "
-                f"{percent(options.confidence)} ellipse {shape.semi_north_m:.0f} m north, {shape.semi_east_m:.0f} m east  "
+                f"{percent(options.confidence)} ellipse "
+                f"{shape.semi_north_m:.0f} m north, {shape.semi_east_m:.0f} m east  "
                 f"{len(fix.receivers)} receivers  {fix.model} version {fix.model_version}"
                 f"{f'  received {fix.start_utc}' if fix.start_utc else ''}"
             )

@@ -66,7 +66,8 @@ def clock(name: str, wav: Wav, samples: NDArray[np.int64], *, near_ns: int | Non
     at = (begins[first:last] - begins[first]).astype(float)
     slope, intercept = np.polyfit(at, since_ns.astype(float), 1)
     begin_block = int(block[first])
-    end_block = int(block[last]) if last < len(block) else len(samples)
+    # Of blocks after the last stamp that fits, any may be missing.
+    end_block = int(block[last - 1]) + 1
     start_ns = _utc_ns(int(second_ns[first]), near_ns) + round(float(intercept))
     return Clock(
         first_block=begin_block,

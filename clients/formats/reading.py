@@ -15,13 +15,18 @@ class Position:
     longitude_deg: float
     altitude_m: float = 0.0
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether it is the 0, 0 of a receiver without a fix."""
+        return self.latitude_deg == 0 and self.longitude_deg == 0
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reading:
     """One recording as its files describe it.
 
-    `position` is None when they do not say it; `without_position` then says what to do about that. The rest is as in
-    `Recording`.
+    `position` is None when they do not say it; `without_position` then says what to do about that. That of a receiver
+    without a fix is let pass: a receivers file may know better. The rest is as in `Recording`.
     """
 
     name: str
@@ -36,7 +41,7 @@ class Reading:
     full_scale_dbm: float | None = None
 
     def __post_init__(self) -> None:
-        if self.position is not None:
+        if self.position is not None and not self.position.is_unknown:
             check_position(self.name, self.position.latitude_deg, self.position.longitude_deg)
 
 

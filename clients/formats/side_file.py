@@ -25,7 +25,7 @@ from typing import Any
 from rfserve.clients import metadata
 from rfserve.clients.errors import RecordingError
 from rfserve.clients.formats.reading import Position
-from rfserve.clients.stored_samples import Bytes
+from rfserve.clients.stored_samples import Bytes, is_file
 
 FIELDS = (
     "receiver",
@@ -130,7 +130,7 @@ class SideFile:
 def _path(recording: Path) -> Path | None:
     names = [recording.with_suffix(s) for s in (".json", ".toml")]
     names += [recording.with_name(recording.name + s) for s in (".json", ".toml")]
-    found = [p for p in dict.fromkeys(names) if p.is_file()]
+    found = [p for p in dict.fromkeys(names) if is_file(p)]
     if len(found) > 1:
         raise RecordingError(f"{recording.name} has {' and '.join(p.name for p in found)}; expected one side file")
     return found[0] if found else None

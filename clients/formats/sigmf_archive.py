@@ -9,12 +9,14 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, Any, NoReturn, cast
 
 from rfserve.clients.errors import RecordingError
 from rfserve.clients.formats import sigmf_collection, sigmf_pair
-from rfserve.clients.formats.reading import Reading
+from rfserve.clients.formats.reading import Reading, Source
+from rfserve.clients.formats.sigmf_collection import Stream
 from rfserve.clients.formats.sigmf_pair import COLLECTION, DATA, META
 from rfserve.clients.stored_samples import Bytes
 
@@ -43,8 +45,20 @@ UNREADABLE = (
 )
 
 
-def read(path: Path, *, verify_data: bool) -> list[Reading]:
-    """The recordings of the archive, in the order of its collection, else by name."""
+def sources(path: Path, *, verify_data: bool) -> list[Source]:
+    """The recordings of the archive, in the order of its collection, else by name; one that fails if it has none."""
+    try:
+        return _sources(path, verify=verify_data)
+    except RecordingError as error:
+        # It may be the archive of one receiver, which can then be left out.
+        return [Source(name=path.stem, read=partial(_refuse, error))]
+
+
+def _refuse(error: RecordingError) -> NoReturn:
+    raise error
+
+
+def _sources(path: Path, *, verify: bool) -> list[Source]:
     try:
         members = _members(path)
     except UNREADABLE as error:
@@ -57,36 +71,32 @@ def read(path: Path, *, verify_data: bool) -> list[Reading]:
             f"{path.name} holds {len(collections)} collections; expected one: write an archive for each"
         )
     if collections:
-        return _listed(path, members, collections[0], verify=verify_data)
-    found = [
-        _reading(path, members, name.removesuffix(META), verify=verify_data)
-        for name in sorted(members)
-        if name.endswith(META)
-    ]
-    if not found:
+        name = f"{path.name}: {collections[0]}"
+        streams = sigmf_collection.streams(sigmf_pair.parse(members[collections[0]], name), name)
+        return [Source(name=s.name, read=partial(_read_stream, path, members, s, verify=verify)) for s in streams]
+    # By the names of their metadata: the place gives a receiver without an id its own.
+    stems = sorted({name.rpartition(".")[0] for name in members}, key=lambda stem: stem + META)
+    if not stems:
         raise RecordingError(f"{path.name} holds no {META}; expected a SigMF archive")
-    return found
+    return [Source(name=PurePosixPath(s).name, read=partial(_read, path, members, s, verify=verify)) for s in stems]
 
 
-def _listed(path: Path, members: Mapping[str, Bytes], collection: str, *, verify: bool) -> list[Reading]:
-    found = []
-    content = sigmf_pair.parse(members[collection], f"{path.name}: {collection}")
-    for stream in sigmf_collection.streams(content, f"{path.name}: {collection}"):
-        # Archives put each recording into a folder of its own, or beside the collection.
-        stems = [name.removesuffix(META) for name in members if PurePosixPath(name).name == stream.name + META]
-        if len(stems) != 1:
-            raise RecordingError(f"{path.name}: its collection lists {stream.name}, which it holds {len(stems)} times")
-        meta = stems[0] + META
-        sigmf_pair.require_hash(members[meta], f"{path.name}: {meta}", stream.sha512)
-        found.append(_reading(path, members, stems[0], verify=verify))
-    return found
+def _read_stream(path: Path, members: Mapping[str, Bytes], stream: Stream, *, verify: bool) -> list[Reading]:
+    # Archives put each recording into a folder of its own, or beside the collection.
+    stems = [name.removesuffix(META) for name in members if PurePosixPath(name).name == stream.name + META]
+    if len(stems) != 1:
+        raise RecordingError(f"{path.name}: its collection lists {stream.name}, which it holds {len(stems)} times")
+    meta = stems[0] + META
+    sigmf_pair.require_hash(members[meta], f"{path.name}: {meta}", stream.sha512)
+    return _read(path, members, stems[0], verify=verify)
 
 
-def _reading(path: Path, members: Mapping[str, Bytes], stem: str, *, verify: bool) -> Reading:
+def _read(path: Path, members: Mapping[str, Bytes], stem: str, *, verify: bool) -> list[Reading]:
     meta, data = stem + META, stem + DATA
-    if data not in members:
-        raise RecordingError(f"{path.name} holds {meta} without {data}; a SigMF recording is a pair of files")
-    return sigmf_pair.reading(
+    for one, other in ((meta, data), (data, meta)):
+        if other not in members:
+            raise RecordingError(f"{path.name} holds {one} without {other}; a SigMF recording is a pair of files")
+    reading = sigmf_pair.reading(
         PurePosixPath(stem).name,
         sigmf_pair.parse(members[meta], f"{path.name}: {meta}"),
         members[data],
@@ -94,6 +104,7 @@ def _reading(path: Path, members: Mapping[str, Bytes], stem: str, *, verify: boo
         data=f"{path.name}: {data}",
         verify=verify,
     )
+    return [reading]
 
 
 class _Headers:
@@ -114,7 +125,7 @@ def _members(path: Path) -> dict[str, Bytes]:
     with path.open("rb") as file:
         magic = file.read(6)
         file.seek(0)
-        if magic.startswith(b"PK"):
+        if magic.startswith((b"PK\3\4", b"PK\5\6")):
             return _zipped(path, file)
         if magic.startswith(b"\x28\xb5\x2f\xfd"):
             raise ValueError("it is compressed with zstd; unpack it with `zstd -d` first")
@@ -136,6 +147,11 @@ def _tarred(path: Path, file: IO[bytes], *, held: bytes | None, size: int) -> di
             if _is_ours(member.name) and member.isreg() and not member.issparse():
                 piece = Bytes(file=path, first=member.offset_data, size=member.size, held=held)
                 _add(found, member.name, piece, size)
+        # tarfile takes a header that is damaged or cut for the end, which is zeros.
+        file.seek(archive.offset)
+        end = file.read(BLOCK_BYTES)
+        if len(end) < tarfile.BLOCKSIZE or end.strip(b"\0"):
+            raise ValueError(f"at byte {archive.offset} it has neither another member nor an end")
     return found
 
 
@@ -154,7 +170,10 @@ def _zipped(path: Path, file: IO[bytes]) -> dict[str, Bytes]:
 
 
 def _is_ours(name: str) -> bool:
-    return name.endswith((META, DATA, COLLECTION))
+    place = PurePosixPath(name)
+    # macOS puts what it notes of a file beside it, under a like name.
+    is_note = place.name.startswith("._") or "__MACOSX" in place.parts
+    return name.endswith((META, DATA, COLLECTION)) and not is_note
 
 
 def _add(found: dict[str, Bytes], name: str, piece: Bytes, end: int) -> None:

@@ -10,7 +10,10 @@ from rfserve.clients.errors import RecordingError
 from rfserve.clients.formats import sigmf_pair
 from rfserve.clients.formats.reading import Reading, Source
 from rfserve.clients.formats.sigmf_pair import META
-from rfserve.clients.stored_samples import Bytes
+from rfserve.clients.stored_samples import Bytes, is_file
+
+# Of a name in common file systems.
+MOST_NAME_BYTES = 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ def sources(path: Path, *, verify_data: bool) -> list[Source]:
 
 def _read_stream(collection: Path, stream: Stream, *, verify_data: bool) -> list[Reading]:
     meta = collection.with_name(stream.name + META)
-    if not meta.is_file():
+    if not is_file(meta):
         raise RecordingError(f"{collection.name} lists {stream.name}, but there is no {meta.name} beside it; add it")
     sigmf_pair.require_hash(Bytes.whole(meta), meta.name, stream.sha512)
     return sigmf_pair.read(meta, verify_data=verify_data)
@@ -43,9 +46,16 @@ def streams(content: Mapping[str, Any], name: str) -> list[Stream]:
         raise RecordingError(f"{name} lists no streams; expected one in core:streams for each receiver")
     found = []
     for entry in entries:
-        stem = entry.get("name") if isinstance(entry, dict) else None
-        # A stream lies beside its collection: a name that leads elsewhere is none.
-        if not isinstance(stem, str) or not stem or Path(stem).name != stem or "\0" in stem:
+        # SigMF 1 had pairs of the two.
+        fields = dict(zip(("name", "hash"), entry, strict=False)) if isinstance(entry, list) else entry
+        stem = fields.get("name") if isinstance(fields, dict) else None
+        if not isinstance(stem, str) or not _is_beside(stem):
             raise RecordingError(f"{name}: got stream {entry!r}; expected the name of a recording beside it")
-        found.append(Stream(name=stem, sha512=entry.get("hash")))
+        found.append(Stream(name=stem, sha512=fields.get("hash")))
     return found
+
+
+def _is_beside(stem: str) -> bool:
+    """Whether a file can be called so; a name that leads elsewhere is none of those beside the collection."""
+    fits = len((stem + META).encode(errors="replace")) <= MOST_NAME_BYTES
+    return bool(stem) and Path(stem).name == stem and "\0" not in stem and fits

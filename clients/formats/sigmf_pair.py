@@ -1,4 +1,4 @@
-"""SigMF metadata and its data, wherever both lie: the first capture of a recording."""
+"""SigMF metadata and its data, wherever both lie: the first capture of a recording, and those that go on from it."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from sigmf.sigmffile import get_sigmf_filenames
 from rfserve.clients import metadata
 from rfserve.clients.errors import RecordingError
 from rfserve.clients.formats.reading import Position, Reading
-from rfserve.clients.stored_samples import DATATYPE, Bytes, StoredSamples, encoding_of
+from rfserve.clients.stored_samples import DATATYPE, Bytes, StoredSamples, encoding_of, is_file
 
 META, DATA, COLLECTION = ".sigmf-meta", ".sigmf-data", ".sigmf-collection"
 MOST_METADATA_BYTES = 64 << 20
@@ -23,7 +23,7 @@ def read(path: Path, *, verify_data: bool) -> list[Reading]:
     names = get_sigmf_filenames(path)
     meta, data = names["meta_fn"], names["data_fn"]
     for needed in (meta, data):
-        if not needed.is_file():
+        if not is_file(needed):
             raise RecordingError(f"no {needed.name} in {needed.parent}; a SigMF recording is a pair of files")
     content = parse(Bytes.whole(meta), meta.name)
     return [
@@ -74,7 +74,7 @@ def parse(content: Bytes, name: str) -> dict[str, Any]:
 def require_hash(content: Bytes, name: str, expected: object) -> None:
     """`RecordingError` unless the SHA-512 is this."""
     found = content.sha512()
-    if found != expected:
+    if found != str(expected).lower():
         raise RecordingError(
             f"{name}: its SHA-512 is {found[:12]}…, recorded was {str(expected)[:12]}…; the file was changed or "
             "cut short: fetch it again, or write the collection anew"
@@ -98,20 +98,38 @@ def _first_capture(name: str, samples: Bytes, data: str, content: Mapping[str, A
     held, rest = divmod(samples.size, encoding.bytes_per_sample)
     skipped = metadata.count(name, info, "core:offset")
     starts = [metadata.count(name, capture, "core:sample_start") - skipped for capture in captures]
-    annotations = [a for a in content.get("annotations") or [] if isinstance(a, dict)]
+    annotations = content.get("annotations") or []
+    if not isinstance(annotations, list):
+        raise RecordingError(f"{name}: got annotations {annotations!r}; expected a list of JSON objects")
     needed = max(
         [
             metadata.count(name, a, "core:sample_start") - skipped + metadata.count(name, a, "core:sample_count")
             for a in annotations
+            if isinstance(a, dict)
         ]
-        + [start + 1 for start in starts]
+        # Recorders may begin another capture where they stop.
+        + [starts[0] + 1, *starts[1:]]
     )
     if rest or held < needed:
         raise RecordingError(
             f"{name}: {data} has {held} samples and {rest} bytes; expected whole samples, at least {needed} by "
             "its metadata: it was cut short, fetch it again"
         )
-    ends = [*starts[1:], held]
-    if starts[0] < 0 or ends[0] <= starts[0]:
+    others = zip(starts[1:], captures[1:], strict=True)
+    end = next((s for s, c in others if not _goes_on(name, info, captures[0], c, s - starts[0])), held)
+    if starts[0] < 0 or end <= starts[0] or starts != sorted(starts):
         raise RecordingError(f"{name}: captures start at samples {starts}; expected them from 0, in order")
-    return StoredSamples.in_one_piece(samples, encoding, starts[0] * encoding.bytes_per_sample, ends[0] - starts[0])
+    return StoredSamples.in_one_piece(samples, encoding, starts[0] * encoding.bytes_per_sample, end - starts[0])
+
+
+def _goes_on(
+    name: str, info: Mapping[str, Any], first: Mapping[str, Any], other: Mapping[str, Any], after: int
+) -> bool:
+    """Whether the capture `after` so many samples says what the first one does, at its time to half a sample."""
+    for key in ("core:frequency", "core:geolocation", "kiwi:gnss_valid"):
+        if other.get(key, info.get(key)) != first.get(key, info.get(key)):
+            return False
+    begun, then = metadata.nanoseconds(name, first), metadata.nanoseconds(name, other)
+    if begun is None or then is None:
+        return False
+    return abs((then - begun) * metadata.number(name, info, "core:sample_rate") / 1e9 - after) <= 0.5

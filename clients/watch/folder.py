@@ -16,7 +16,7 @@ from pathlib import Path
 from rfserve.clients.errors import ClientError, RecordingError
 from rfserve.clients.formats import registry, sigmf_collection, sigmf_pair
 from rfserve.clients.formats.sigmf_pair import DATA, META
-from rfserve.clients.stored_samples import Bytes
+from rfserve.clients.stored_samples import Bytes, is_file
 
 # What copying and downloading programs call a file that is not whole yet.
 UNFINISHED = (".part", ".partial", ".filepart", ".tmp", ".crdownload")
@@ -155,7 +155,7 @@ def _of_one_file(name: str, path: Path) -> Arrival:
         # Half written, or bad: reading it says which, once it has settled.
         stems = []
     parts = [path.with_name(stem + suffix) for stem in stems for suffix in (META, DATA)]
-    missing = tuple(p.name for p in parts if not p.is_file())
+    missing = tuple(p.name for p in parts if not is_file(p))
     return Arrival(name=name, recordings=(path,), files=(path, *parts), missing=missing)
 
 

@@ -15,12 +15,14 @@ from rfserve.export.release import Release
 from rfserve.export.spec import find
 from rfserve.export.spec.model import TARGETS
 
+NEWEST = "newest"
+
 
 def add_to(commands: Any) -> None:
     """Add the commands to the sub-parsers of `rfserve-export`."""
     promote = commands.add_parser("promote", help="serve a version, also on running servers, or leave all as it was")
     promote.add_argument("model", metavar="MODEL")
-    promote.add_argument("version", type=int, metavar="VERSION")
+    promote.add_argument("version", type=_version, metavar="VERSION", help=f"a number, or {NEWEST}")
     promote.add_argument("--force", action="store_true", help="also for a target that the precision does not suit")
     promote.set_defaults(run=_promote)
 
@@ -71,20 +73,32 @@ def add_to(commands: Any) -> None:
         repository_option.add_to(command)
 
 
+def _version(text: str) -> int | None:
+    """The number; None for the newest."""
+    if text == NEWEST:
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a version's number, or {NEWEST}") from error
+
+
 def _promote(options: argparse.Namespace) -> int:
+    repository: ModelRepository = options.repository
+    version = options.version
+    if version is None:
+        version = max(repository.versions(find(options.model).name), default=1)
     registry = _registry(options)
     if registry is not None:
         # Better to find out now than when the version is served.
-        registry.registered(options.model, options.version, repository=options.repository)
+        registry.registered(options.model, version, repository=repository)
     servers = _servers(options)
     try:
-        done = release.promote(
-            options.repository, find(options.model), options.version, options.target, servers, force=options.force
-        )
+        done = release.promote(repository, find(options.model), version, options.target, servers, force=options.force)
     finally:
         _close(servers)
     _print(done)
-    _crown(registry, options.repository, done)
+    _crown(registry, repository, done)
     return 0
 
 

@@ -10,8 +10,9 @@ KEPT_PERCENT = 1
 
 
 def collector(device: str) -> dict[str, Any]:
-    """Spans of servers and clients in, to the backend that `OTLP_ENDPOINT` names. Kept are the traces in which a model's
-    own span took longer than its p99 budget, all that a caller's own span calls failed, and of the rest one in a hundred.
+    """Spans of servers and clients in, to the backend that `OTLP_ENDPOINT` names. Kept are the traces in which a
+    model's own span took longer than its p99 budget, all that a caller's own span calls failed, and of the rest one in
+    a hundred.
 
     A trace of an ensemble has a span of each step, so that the length of the whole trace (the policy `latency`) says
     nothing of a model. `tail_sampling` is in the collector's contrib distribution; its conditions are OTTL's.

@@ -29,7 +29,7 @@ def record(tmp_path_factory):
             "stored": StoredSamples.in_one_piece(Bytes.whole(path), encoding_of("ci16_le"), 0, samples),
             "sample_rate_hz": RATE_HZ,
             "center_frequency_hz": 433e6,
-            "latitude_deg": 45.0,
+            "latitude_deg": 45.0 + int(name.removeprefix("R")) / 100,
             "longitude_deg": 7.5,
             "altitude_m": 0.0,
             "start_ns": START_NS + late_ns,

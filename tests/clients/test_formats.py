@@ -1,6 +1,7 @@
 """Recordings of every format against arrays that were written into them, and hostile files."""
 
 import contextlib
+import gzip
 import io
 import json
 import shutil
@@ -181,6 +182,16 @@ def test_wav_samples_are_what_was_written_when_the_form_is(put, kind, extensible
     np.testing.assert_allclose(np.stack([found.real, found.imag], -1), values[50:550], atol=near)
 
 
+def test_wav_is_read_past_an_empty_chunk_of_samples(put):
+    values = np.arange(2000, dtype="<i2")
+    pieces = [chunk(b"data", piece.tobytes()) for piece in (values[:600], values[:0], values[600:])]
+    recording = only(put("a.wav", wave(form(), *pieces), TOLD))
+    assert recording.samples == 1000
+    for first, count in ((0, 1000), (299, 2), (300, 700), (100, 200)):
+        found = recording.observe(first, count).iq.view(np.float32) * 32768
+        np.testing.assert_array_equal(found, values[2 * first : 2 * (first + count)])
+
+
 def test_wav_of_rf64_is_read_when_its_sizes_are_in_ds64(put):
     samples = RNG.integers(-99, 99, 2000).astype("<i2").tobytes()
     ds64 = chunk(b"ds64", struct.pack("<QQQI", 0, len(samples), 1000, 0))
@@ -269,12 +280,16 @@ def test_wav_is_refused_when_it_is_nothing_but_headers(put, monkeypatch):
         read_event([put("a.wav", wave(form(), chunk(b"null", b"") * 1001, DATA), TOLD)])
 
 
-def kiwi(blocks, *, rate=12_001.03, begin_ns=370_358_769_799_718, age=1, header_rate=12_001):
-    """A recording of 512 samples a block that counts them in I; `blocks` are numbers, whose gaps are lost ones."""
+def kiwi(blocks, *, rate=12_001.03, begin_ns=370_358_769_799_718, age=1, header_rate=12_001, unfixed=()):
+    """A recording of 512 samples a block that counts them in I; `blocks` are numbers, whose gaps are lost ones.
+
+    Those that are `unfixed` have no fix behind their stamp.
+    """
     parts = [form(rate=header_rate)]
     for number in blocks:
         at = (begin_ns + round(number * 512 / rate * 1e9)) % (604_800 * 10**9)
-        parts.append(chunk(b"kiwi", struct.pack("<BBII", age, 0, at // 10**9, at % 10**9)))
+        since = 255 if number in unfixed else age
+        parts.append(chunk(b"kiwi", struct.pack("<BBII", since, 0, at // 10**9, at % 10**9)))
         values = np.zeros((512, 2), "<i2")
         values[:, 0] = (number * 512 + np.arange(512)) % 32768
         parts.append(chunk(b"data", values.tobytes()))
@@ -302,6 +317,19 @@ def test_kiwi_recording_is_its_longest_stretch_when_blocks_were_lost(put):
     assert (recording.samples, first_sample(recording)) == (37 * 512, 13 * 512)
     expected = 1_597_301_540_769_799_718 + 13 * 512 / 12_001.03 * 1e9
     assert recording.start_ns == pytest.approx(expected, abs=5)
+
+
+def test_kiwi_recording_ends_at_its_last_stamp_when_blocks_were_lost_where_none_are(put):
+    blocks = [*range(30), *range(40, 60)]
+    recording = only(put(KIWI, kiwi(blocks, unfixed=range(20, 45)), PLACE))
+    assert (recording.samples, recording.clock_locked) == (20 * 512, True)
+    np.testing.assert_array_equal(recording.observe(0, 20 * 512).iq.real * 32768, np.arange(20 * 512))
+    # Nothing says what became of the blocks at its end either.
+    assert only(put(KIWI, kiwi(blocks, unfixed=range(20, 60)), PLACE)).samples == 20 * 512
+
+
+def test_kiwi_recording_goes_on_over_blocks_without_a_fix_when_the_next_stamp_fits(put):
+    assert only(put(KIWI, kiwi(range(60), unfixed=range(20, 45)), PLACE)).samples == 60 * 512
 
 
 def test_kiwi_recording_is_read_across_the_end_of_the_week(put):
@@ -409,9 +437,17 @@ def edited_meta(members):
     return [(n, c.replace(b"R1, made", b"R1: made")) for n, c in members]
 
 
+def unlisted(members):
+    return without(".sigmf-collection")(members)
+
+
 BROKEN_ARCHIVES = {
     "no data": (without("R2.sigmf-data"), "without event/synthetic_R2.sigmf-data"),
     "no meta": (without("R2.sigmf-meta"), "lists synthetic_R2, which it holds 0 times"),
+    "no meta, unlisted": (
+        lambda m: without("R2.sigmf-meta")(unlisted(m)),
+        "holds event/synthetic_R2.sigmf-data without event/synthetic_R2.sigmf-meta",
+    ),
     "nothing": (lambda _: [("readme", b"")], "holds no .sigmf-meta"),
     "traversal": (renamed("../../x.sigmf-data"), "leads outside"),
     "absolute": (renamed("/tmp/x.sigmf-data"), "leads outside"),
@@ -448,6 +484,42 @@ def test_archive_is_refused_when_its_size_is_a_lie(archive):
         read_event([path])
 
 
+DAMAGES = {
+    "a byte of a header": lambda content, at: content[: at + 5] + b"?" + content[at + 6 :],
+    "a header of zeros": lambda content, at: content[:at] + bytes(512) + content[at + 512 :],
+    "cut before a header": lambda content, at: content[:at],
+    "cut within a header": lambda content, at: content[: at + 100],
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+@pytest.mark.parametrize("suffix", [".sigmf", ".sigmf.gz"])
+def test_archive_is_refused_when_it_is_damaged_between_its_members(put, archive, case, suffix):
+    path = archive(change=unlisted)
+    with tarfile.open(path) as packed:
+        at = packed.getmember("event/synthetic_R3.sigmf-data").offset
+    content = DAMAGES[case](path.read_bytes(), at)
+    with pytest.raises(RecordingError, match=f"at byte {at} .*is it whole"):
+        read_event([put(f"b{suffix}", gzip.compress(content) if suffix.endswith("gz") else content)])
+
+
+@pytest.mark.parametrize("suffix", [".sigmf", ".sigmf.zip"])
+def test_archive_that_was_made_on_a_mac_is_read(archive, suffix):
+    def with_shadows(members):
+        """What macOS puts beside each file: in a tar, and in a zip."""
+        parts = [(n.rpartition("/"), c) for n, c in members]
+        beside = [(f"{folder}/._{name}", b"\0\5\x16\7") for (folder, _, name), _ in parts]
+        return [*members, *beside, *((f"__MACOSX/{name}", content) for name, content in beside)]
+
+    assert len(read_event([archive(suffix, with_shadows)])) == 4
+    assert len(read_event([archive(suffix, lambda m: with_shadows(unlisted(m)))])) == 4
+
+
+def test_tar_is_no_zip_when_its_first_name_begins_with_pk(archive):
+    path = archive(change=lambda m: [(n.replace("event/", "PKW/"), c) for n, c in m])
+    assert len(read_event([path])) == 4
+
+
 def test_archive_is_refused_when_it_claims_a_huge_header(tmp_path):
     info = tarfile.TarInfo("x")
     info.type, info.size = tarfile.XHDTYPE, 1 << 32
@@ -480,6 +552,31 @@ def test_archive_is_read_or_refused_whatever_was_changed_in_it(put, archive, dat
 def test_file_is_refused_with_all_formats_when_it_is_none_of_them(put):
     with pytest.raises(RecordingError, match=r"unknown format.*\.sigmf-collection.*\.wav.*\.cu8"):
         read_event([put("a.txt", b"text")])
+
+
+@pytest.mark.parametrize("suffix", ["", ".sigmf-meta", ".sigmf-collection", ".sigmf", ".wav", ".cu8"])
+def test_name_that_no_file_can_have_is_refused(tmp_path, suffix):
+    with pytest.raises(RecordingError, match=r"no such file|no a+\.sigmf-meta"):
+        read_event([tmp_path / f"{'a' * 300}{suffix}"])
+
+
+def test_recording_is_read_when_its_name_is_too_long_for_one_of_its_side_files(put):
+    assert only(put("a" * 250 + ".cu8", bytes(2000), TOLD)).samples == 1000
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "event", "event.wav", "event.sigmf-meta", "event.sigmf"])
+def test_folder_is_refused_with_what_takes_one(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir(exist_ok=True)
+    with pytest.raises(RecordingError, match=r"is a folder; name .*`rfserve-client batch`"):
+        read_event([Path(name)])
+
+
+def test_recording_is_found_by_its_stem_beside_a_folder_of_that_name(collection, tmp_path):
+    for suffix in (".sigmf-meta", ".sigmf-data"):
+        shutil.copy(collection.parent / f"synthetic_R1{suffix}", tmp_path)
+    (tmp_path / "synthetic_R1").mkdir()
+    assert only(tmp_path / "synthetic_R1").samples == 16384
 
 
 def test_header_says_more_than_the_name(put):

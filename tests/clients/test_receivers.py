@@ -104,6 +104,15 @@ def test_file_says_where_a_receiver_stood_when_its_recording_does_not(edited, kn
     assert (found.latitude_deg, found.longitude_deg, found.altitude_m, found.full_scale_dbm) == (45.5, 7.5, 100, -13)
 
 
+def test_file_says_where_a_receiver_stood_when_its_recording_is_that_of_one_without_a_fix(edited, known):
+    meta = edited(lambda c: c["captures"][0]["core:geolocation"].update(coordinates=[0.0, 0.0, 77.0]))
+    for table in (None, known("name,latitude_deg,longitude_deg\nR1,,")):
+        with pytest.raises(PositionInvalid, match="synthetic_R1: got latitude 0°, longitude 0°"):
+            read_event([meta], receivers=table)
+    (found,) = read_event([meta], receivers=known("name,latitude_deg,longitude_deg\nR1,45.5,7.5"))
+    assert (found.latitude_deg, found.longitude_deg, found.altitude_m) == (45.5, 7.5, 0)
+
+
 def test_file_leaves_what_it_does_not_say_to_the_recording(known, tmp_path):
     path = tmp_path / "R1.cu8"
     path.write_bytes(bytes(2000))

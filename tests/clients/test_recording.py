@@ -105,6 +105,56 @@ def test_recording_ends_where_its_second_capture_starts(edited):
     assert read_event([edited(retune)])[0].samples == 4000
 
 
+def captures_at(starts, late_ns=0, **given):
+    """A change that repeats the first capture at these samples, the times of the others `late_ns` late."""
+
+    def change(content):
+        first = first_capture(content)
+        content["global"]["core:sample_rate"] = 2e6
+        first["core:datetime"] = "2026-01-01T12:00:00.000000000Z"
+        for start in starts:
+            time = {"core:datetime": f"2026-01-01T12:00:00.{500 * start + late_ns:09}Z"}
+            content["captures"].append({**first, "core:sample_start": start, **time, **given})
+
+    return change
+
+
+def test_captures_that_go_on_where_the_one_before_ends_are_one_recording(edited, collection):
+    recording = read_event([edited(captures_at([4000, 8000], late_ns=249))])[0]
+    plain = read_event([collection.parent / "synthetic_R1"])[0]
+    np.testing.assert_array_equal(recording.observe(0, 16384).iq, plain.observe(0, 16384).iq)
+
+
+@pytest.mark.parametrize(
+    ("given", "late_ns"),
+    [
+        ({}, 251),
+        ({}, -251),
+        ({"core:datetime": None}, 0),
+        ({"core:frequency": 868e6}, 0),
+        ({"core:geolocation": {"type": "Point", "coordinates": [7.5, 45.5]}}, 0),
+        ({"kiwi:gnss_valid": False}, 0),
+    ],
+)
+def test_recording_ends_at_a_capture_that_does_not_go_on(edited, given, late_ns):
+    assert read_event([edited(captures_at([4000, 8000], late_ns, **given))])[0].samples == 4000
+
+
+def test_recording_ends_at_the_first_of_many_captures_that_does_not_go_on(edited):
+    def change(content):
+        captures_at([4000])(content)
+        captures_at([8000], **{"core:frequency": 868e6})(content)
+
+    assert read_event([edited(change)])[0].samples == 8000
+
+
+def test_capture_that_begins_at_the_end_of_the_data_is_none(edited):
+    def change(content):
+        content["captures"].append({"core:sample_start": 16384, "core:frequency": 868e6})
+
+    assert read_event([edited(change)])[0].samples == 16384
+
+
 def test_recording_begins_where_its_capture_starts(edited, collection):
     meta = edited(lambda c: first_capture(c).update({"core:sample_start": 100}))
     recording = read_event([meta])[0]
@@ -156,6 +206,14 @@ REFUSED = {
     "no capture": (lambda c: c.update(captures=[]), "no capture"),
     "hash": (lambda c: c["global"].update({"core:sha512": "0" * 128}), "SHA-512"),
     "annotation": (lambda c: c.update(annotations=[{"core:sample_start": 0, "core:sample_count": 16385}]), "cut short"),
+    "annotations": (lambda c: c.update(annotations=5), "annotations 5; expected a list"),
+    "annotations not in a list": (lambda c: c.update(annotations={"core:sample_start": 0}), "expected a list"),
+    "capture after the end": (lambda c: c["captures"].append({"core:sample_start": 16385}), "cut short"),
+    "capture at the end": (lambda c: first_capture(c).update({"core:sample_start": 16384}), "cut short"),
+    "continuing captures reversed": (
+        lambda c: (captures_at([4000])(c), c["captures"].reverse()),
+        "in order",
+    ),
     "captures reversed": (
         lambda c: c["captures"].insert(0, {**first_capture(c), "core:sample_start": 9}),
         "in order",
@@ -220,12 +278,51 @@ def test_collection_is_refused_when_a_stream_is_missing(edited):
         read_event([meta.with_name("synthetic.sigmf-collection")])
 
 
-@pytest.mark.parametrize("name", ["../elsewhere", "/etc/passwd", "", 7, None])
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc/passwd", "", 7, None, "a" * 300, "a" * 245, "é" * 125])
 def test_collection_is_refused_when_a_stream_leads_elsewhere(tmp_path, name):
     path = tmp_path / "bad.sigmf-collection"
     path.write_text(json.dumps({"collection": {"core:streams": [{"name": name, "hash": "0"}]}}))
-    with pytest.raises(RecordingError, match="beside it"):
+    with pytest.raises(RecordingError, match="expected the name of a recording beside it"):
         read_event([path])
+
+
+@pytest.fixture
+def rewritten(collection, tmp_path):
+    """A copy of the collection, each of its streams changed."""
+
+    def make(change):
+        path = shutil.copytree(collection.parent, tmp_path / "rewritten") / collection.name
+        content = json.loads(path.read_text())
+        content["collection"]["core:streams"] = [change(s) for s in content["collection"]["core:streams"]]
+        path.write_text(json.dumps(content))
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda s: [s["name"], s["hash"]], lambda s: [s["name"], s["hash"], 7], lambda s: s | {"hash": s["hash"].upper()}],
+    ids=["tuples", "longer tuples", "capital letters"],
+)
+def test_collection_is_read_in_every_form_of_the_standard(collection, rewritten, change):
+    path = rewritten(change)
+    assert [r.name for r in read_event([path])] == [r.name for r in read_event([collection])]
+    meta = path.with_name("synthetic_R1.sigmf-meta")
+    meta.write_text(meta.read_text() + " ")
+    with pytest.raises(RecordingError, match=r"synthetic_R1\.sigmf-meta: its SHA-512"):
+        read_event([path])
+
+
+@pytest.mark.parametrize("entry", [[], ["synthetic_R1"], [7, "0"], [["synthetic_R1"], "0"], "synthetic_R1"])
+def test_collection_is_refused_when_a_stream_is_no_name_and_hash(rewritten, entry):
+    with pytest.raises(RecordingError):
+        read_event([rewritten(lambda _: entry)])
+
+
+def test_hash_of_the_data_may_be_in_capital_letters(edited):
+    meta = edited(lambda c: c["global"].update({"core:sha512": c["global"]["core:sha512"].upper()}))
+    assert read_event([meta])[0].samples == 16384
 
 
 @pytest.mark.parametrize(
@@ -246,16 +343,32 @@ JSON = st.recursive(
     max_leaves=5,
 )
 FIELDS = st.sampled_from(
-    ["datatype", "sample_rate", "num_channels", "offset", "geolocation", "datetime", "frequency", "sample_start"]
+    [
+        "datatype",
+        "sample_rate",
+        "num_channels",
+        "offset",
+        "geolocation",
+        "datetime",
+        "frequency",
+        "sample_start",
+        "annotations",
+        "captures",
+    ]
 )
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(field=FIELDS, value=JSON, everywhere=st.booleans())
-def test_recording_is_read_or_refused_whatever_a_field_holds(collection, tmp_path, field, value, everywhere):
+@given(field=FIELDS, value=JSON, place=st.sampled_from(["first", "second", "everywhere"]))
+def test_recording_is_read_or_refused_whatever_a_field_holds(collection, tmp_path, field, value, place):
     content = json.loads((collection.parent / "synthetic_R1.sigmf-meta").read_text())
-    content["captures"][0][f"core:{field}"] = value
-    if everywhere:
+    # The second capture goes on where the first one ends.
+    captures_at([500])(content)
+    if field in content:
+        content[field] = value
+    else:
+        content["captures"][1 if place == "second" else 0][f"core:{field}"] = value
+    if place == "everywhere":
         content["global"][f"core:{field}"] = value
     meta = tmp_path / "any.sigmf-meta"
     meta.write_text(json.dumps(content))

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from rfserve.clients.errors import (
     UnknownReceiver,
 )
 from rfserve.clients.event import Event, Screen
-from rfserve.clients.recording import Recording
+from rfserve.clients.recording import Recording, read_event
 from rfserve.clients.request import Question
 from rfserve.clients.stored_samples import Bytes, StoredSamples, encoding_of
 
@@ -91,6 +93,16 @@ def test_receiver_that_fails_is_named_or_left_out(record, caplog, failure, place
 
     with pytest.raises(TooFewReceivers, match=rf"3 receivers remain; expected at least 4.*{name} \({kind.__name__}\)"):
         align(recordings, screen=Screen(minimum_receivers=4))
+
+
+def test_copy_of_a_recording_under_another_name_is_refused_or_left_out(record):
+    recordings = [record(i) for i in range(4)]
+    recordings[2] = record(0, name="copy")
+    with pytest.raises(DuplicateReceiver, match=r"copy \(number 3\) and R0 \(number 1\) have the same position and"):
+        align(recordings)
+    event = align(recordings, screen=Screen(minimum_receivers=3))
+    assert [(d.place, d.name, d.kind) for d in event.dropped] == [(2, "copy", "DuplicateReceiver")]
+    assert Question("locate", [event], None).arrays["mask"].sum() == 3
 
 
 def test_namesakes_are_cut_each_at_its_own_start(record):
@@ -230,6 +242,47 @@ def test_event_is_a_sequence(observe):
     event = Event(observations=(observe(name="a"), observe(name="b")))
     assert [o.name for o in event] == ["a", "b"]
     assert (len(event), event[-1].name) == (2, "b")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("case", ["no data", "no metadata", "data", "place"])
+def test_archive_and_the_same_files_leave_out_the_same_receiver(collection, tmp_path, packed, listed, case):
+    folder = tmp_path / "event"
+    shutil.copytree(collection.parent, folder)
+    meta, data = (folder / f"synthetic_R2.sigmf-{kind}" for kind in ("meta", "data"))
+    files = {"no data": data, "no metadata": meta, "data": data, "place": meta}
+    if case.startswith("no "):
+        files[case].unlink()
+    elif case == "data":
+        data.write_bytes(b"??" + data.read_bytes()[2:])
+    else:
+        content = json.loads(meta.read_text())
+        content["captures"][0]["core:geolocation"]["coordinates"] = [0, 0]
+        meta.write_text(json.dumps(content))
+    names = [f"synthetic_R{i}" for i in range(1, 5)]
+    paths = [folder / collection.name] if listed else [folder / name for name in names]
+    if packed:
+        paths = [tmp_path / "event.sigmf"]
+        with tarfile.open(paths[0], "w") as archive:
+            for path in sorted(folder.iterdir()):
+                if listed or not path.name.endswith(".sigmf-collection"):
+                    archive.add(path, f"event/{path.name}")
+    screen = Screen(minimum_receivers=3)
+    event = align(read_event(paths, drop=screen.drop), screen=screen)
+    assert [(d.place, d.name) for d in event.dropped] == [(1, "synthetic_R2")]
+    assert [o.name for o in event] == [names[0], *names[2:]]
+    with pytest.raises(ClientError, match="R2"):
+        read_event(paths)
+
+
+def test_archive_that_cannot_be_read_is_left_out_as_one(collection, tmp_path):
+    broken = tmp_path / "R1.sigmf"
+    broken.write_bytes(b"?")
+    screen = Screen(minimum_receivers=2)
+    paths = [broken, *(collection.parent / f"synthetic_R{i}" for i in (2, 3))]
+    event = align(read_event(paths, drop=screen.drop), screen=screen)
+    assert [(d.place, d.name, len(event)) for d in event.dropped] == [(0, "R1", 2)]
 
 
 def test_locate_leaves_out_a_recording_that_cannot_be_read(serve, answer, edited, capsys):

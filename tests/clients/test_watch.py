@@ -329,6 +329,13 @@ def test_archives_and_collections_are_events_wherever_they_lie(inbox):
     assert list(scan(inbox)) == ["a.sigmf", "b.sigmf.gz", "c.sigmf-collection", "d/e.sigmf"]
 
 
+def test_collection_that_lists_what_no_file_can_be_called_does_not_hold_up_the_others(inbox):
+    put(inbox, "good.sigmf")
+    streams = [{"name": "b" * 300, "hash": "0"}]
+    (inbox / "bad.sigmf-collection").write_text(json.dumps({"collection": {"core:streams": streams}}))
+    assert scan(inbox) == {name: ([name], []) for name in ("bad.sigmf-collection", "good.sigmf")}
+
+
 def test_loose_recordings_are_pointed_out(inbox, serve, answer, capsys):
     put(inbox, "a.wav")
     assert main(["watch", str(inbox), "--once", "--url", serve(answer()).url, *QUICK]) == 0
