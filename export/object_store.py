@@ -18,7 +18,7 @@ from botocore import exceptions as boto
 from botocore.config import Config
 
 from rfserve.export import store_errors
-from rfserve.export.errors import RepositoryError, StoreRefused
+from rfserve.export.errors import RepositoryError, StoreRefused, StoreUnavailable
 from rfserve.export.object_location import ObjectLocation
 
 TIMEOUT_S = 30.0
@@ -156,15 +156,20 @@ class ObjectStore:
         return {"sha256": digest.hexdigest(), "bytes": size}
 
     def _write_if(self, key: str, content: bytes, condition: Mapping[str, str], owner: str) -> bool:
-        with self._mapped(f"write {key} on a condition"):
-            try:
-                self._client.put_object(
-                    Bucket=self.location.bucket, Key=key, Body=content, Metadata={OWNER: owner}, **condition
-                )
-            except boto.ClientError as error:
-                if store_errors.is_condition(error) or ("IfMatch" in condition and store_errors.is_missing(error)):
-                    return False
-                raise
+        try:
+            with self._mapped(f"write {key} on a condition"):
+                try:
+                    self._client.put_object(
+                        Bucket=self.location.bucket, Key=key, Body=content, Metadata={OWNER: owner}, **condition
+                    )
+                except boto.ClientError as error:
+                    if store_errors.is_condition(error) or ("IfMatch" in condition and store_errors.is_missing(error)):
+                        return False
+                    raise
+        except StoreUnavailable as error:
+            raise StoreUnavailable(
+                f"{error}; it may have been written all the same: look before you do it again"
+            ) from error
         return True
 
     def _is_of(self, key: str, owner: str) -> bool:
