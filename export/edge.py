@@ -170,7 +170,7 @@ def _cases(spec: ModelSpec) -> Iterator[tuple[bool, dict[str, Array]]]:
     """
     rng = np.random.default_rng(1)
     receivers = spec.bounds.get("receivers")
-    for active in (None,) if receivers is None else (*RECEIVERS, receivers.maximum):
+    for active in (None,) if receivers is None else (*RECEIVERS, receivers.served):
         inputs = example(spec, seed=len(RECEIVERS) + (active or 0), active=active)
         if active is not None:
             parity.disorder(spec, inputs, rng)

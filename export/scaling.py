@@ -147,7 +147,7 @@ class Scaling:
         """From a JSON file; `ScalingError` when it cannot be read."""
         try:
             content = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ScalingError(f"scaling file {path}: {error}; expected a JSON object") from error
         if not isinstance(content, dict):
             raise ScalingError(f"scaling file {path}: got a {type(content).__name__}; expected a JSON object")

@@ -11,7 +11,7 @@ from rfserve.export.live import LiveServer
 from rfserve.export.networks.catalog import HEIMDALL_NETS
 from rfserve.export.spec import GRAPHS
 from rfserve.export.training import powder
-from rfserve.export.training.split import Split
+from rfserve.export.training.split import CELL_M, Split, by_source
 
 if TYPE_CHECKING:
     from rfserve.export.training.evaluation import Evaluation
@@ -42,13 +42,10 @@ def add_to(commands: Any) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     split_options.require_extra()
     # scikit-learn and SciPy take a second to import, and only this command needs them.
+    from rfserve.export.training import nearness  # noqa: PLC0415
     from rfserve.export.training.evaluation import ask, draw, evaluate  # noqa: PLC0415
 
-    if options.learn_from is None:
-        split = split_options.split_of(options)
-    else:
-        asked = powder.read(options.data)
-        split = Split(name=options.data.name, learned=tuple(powder.read(options.learn_from)), held_out=tuple(asked))
+    split = _split(options)
     if options.receivers is not None:
         if options.receivers < 1:
             raise DataError(f"--receivers: got {options.receivers}; expected 1 or more")
@@ -58,13 +55,21 @@ def _evaluate(options: argparse.Namespace) -> int:
     with LiveServer(options.url, options.timeout_s, key, encryption) as server:
         served = ask(server, spec, split.held_out, options.version)
         found = evaluate(served, spec, split)
+        print(f"{found.split}: {len(split.held_out)} events, baselines learned from {found.learned}\n")
+        print(f"{found.text()}\n\n{nearness.table(found, split)}")
+        if options.json is not None:
+            write(found, options.json)
         if options.plots is not None:
             draw(server, served, split, found, options.plots)
-    print(f"{found.split}: {len(split.held_out)} events, baselines learned from {found.learned}\n")
-    print(found.text())
-    if options.json is not None:
-        write(found, options.json)
     return 0
+
+
+def _split(options: argparse.Namespace) -> Split:
+    if options.learn_from is None:
+        return split_options.split_of(options)
+    if (options.fold, options.cell_m, options.since) != (0, CELL_M, None):
+        raise DataError("--learn-from: all of --data is located; leave out --fold, --cell-m and --since")
+    return by_source(options.data.name, powder.read(options.learn_from), powder.read(options.data))
 
 
 def write(found: "Evaluation", file: Path) -> None:

@@ -28,9 +28,9 @@ def _pool(options: argparse.Namespace) -> int:
     found = pooled.pooled(parts)
     print(f"{found.split}: {len(found.errors.events)} events, baselines learned from {found.learned} or more\n")
     print(found.text())
+    if options.json is not None:
+        write(found, options.json)
     if options.plot is not None:
         shares = {part.split: np.array(part.inside) for part in parts} | {"all": np.array(found.inside)}
         calibration.draw(shares, options.plot)
-    if options.json is not None:
-        write(found, options.json)
     return 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rfserve.export.commands import registry_option, repository_option, split_options
+from rfserve.export.errors import DataError
 from rfserve.export.networks.catalog import HEIMDALL_NETS
 from rfserve.export.progress import to_stderr
 from rfserve.export.spec import GRAPHS
@@ -42,6 +43,8 @@ def _train(options: argparse.Namespace) -> int:
     from rfserve.export.training.rss_module import Recipe  # noqa: PLC0415
     from rfserve.export.training.rss_run import Run, train  # noqa: PLC0415
 
+    if options.everything and options.since is not None:
+        raise DataError(f"--everything and --since {options.since}: expected one of them; leave the other out")
     report = to_stderr(options.model)
     given = {f.name: getattr(options, f.name, None) for f in fields(Recipe)}
     run = Run(

@@ -26,6 +26,8 @@ NEIGHBOURS = 5
 TREES = 300
 # Strengths that are farther off than this count less than their square.
 OUTLIER_DB = 6.0
+# A search starts so far from the edge of where it may go.
+MARGIN_M = 1.0
 
 
 def strongest_receiver(learned: Sequence[RssEvent], asked: Sequence[RssEvent], plane: Plane) -> Metres:  # noqa: ARG001
@@ -51,8 +53,9 @@ def path_loss_fit(learned: Sequence[RssEvent], asked: Sequence[RssEvent], plane:
     truths = plane.metres(truths_deg(learned))
     logs = [log_distance(plane.metres(e.receivers_deg), truth) for e, truth in zip(learned, truths, strict=True)]
     loss = PathLoss.fitted(np.concatenate(logs), np.concatenate([e.rss_db for e in learned]))
-    low, high = truths.min(0), truths.max(0)
-    starts = np.clip(weighted_centroid(learned, asked, plane), low + 1, high - 1)
+    # Few events, or a walk straight to the north, leave no room to search.
+    low, high = truths.min(0), np.maximum(truths.max(0), truths.min(0) + 2 * MARGIN_M)
+    starts = np.clip(weighted_centroid(learned, asked, plane), low + MARGIN_M, high - MARGIN_M)
     found = []
     for event, start in zip(asked, starts, strict=True):
         fit = least_squares(  # type: ignore[operator]
@@ -73,8 +76,8 @@ def _misfit(x: Metres, receivers_m: Metres, rss_db: Metres, loss: PathLoss) -> M
 
 
 def nearest_neighbours(learned: Sequence[RssEvent], asked: Sequence[RssEvent], plane: Plane) -> Metres:
-    """The mean of the five places where the strengths at all receivers were most alike."""
-    ways = KNeighborsRegressor(NEIGHBOURS)
+    """The mean of the five places, or of all that were learned, where strengths at all receivers were most alike."""
+    ways = KNeighborsRegressor(min(NEIGHBOURS, len(learned)))
     return _regressed(ways, learned, asked, plane)
 
 

@@ -28,6 +28,11 @@ class Curves(Callback):  # type: ignore[misc]
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.rows.append({"epoch": trainer.current_epoch + 1.0, **figures})
 
+    @property
+    def last(self) -> dict[str, float]:
+        """The figures of the last epoch."""
+        return {name: value for name, value in self.rows[-1].items() if name != "epoch"}
+
     def state_dict(self) -> dict[str, Any]:
         """As the checkpoint holds it."""
         return {"rows": self.rows}

@@ -133,9 +133,8 @@ def evaluate(served: Served, spec: ModelSpec, split: Split) -> Evaluation:
     error_m = {f"{spec.name}/{served.version}": plane.metres(served.positions_deg) - at}
     for name, baseline in BASELINES.items():
         error_m[name] = baseline(split.learned, split.held_out, plane) - at
-    events = tuple(f"{e.time} {e.transmitter_deg[0]:.5f} {e.transmitter_deg[1]:.5f}" for e in split.held_out)
     return Evaluation.of(
-        Errors(events=events, error_m=error_m, sigma_m=served.sigma_m),
+        Errors(events=tuple(e.label for e in split.held_out), error_m=error_m, sigma_m=served.sigma_m),
         split=split.name,
         learned=len(split.learned),
         model=spec.name,
@@ -148,7 +147,10 @@ def draw(server: LiveServer, served: Served, split: Split, found: Evaluation, fo
 
     `map.svg`, `calibration.svg` and `sensitivity.svg` in a folder, which is made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot draw into {folder}: {error.strerror}; name another folder") from error
     plane = around(truths_deg(split.learned))
     at = plane.metres(truths_deg(split.held_out))
     receivers = {n: p for e in split.held_out for n, p in zip(e.names, plane.metres(e.receivers_deg), strict=True)}

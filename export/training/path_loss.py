@@ -19,6 +19,8 @@ NEAREST_M = 10.0
 # Steps to the signals beneath noise: half-way each, or they overshoot.
 STEPS, DAMPING = 6, 0.5
 LEAST_VARIANCE_DB2 = 0.1
+# Places a millimetre apart are one, and through one distance there is no line.
+LEAST_SPREAD = 1e-6
 
 
 def log_distance(a_m: Numbers, b_m: Numbers) -> Numbers:
@@ -78,8 +80,8 @@ class PathLoss:
 
     @classmethod
     def fitted(cls, logs: Numbers, rss_db: Numbers) -> "PathLoss":
-        """The line of least squares through strengths (n,) over `log_distance` (n,)."""
-        slope, level = np.polyfit(logs, rss_db, 1)
+        """The line of least squares through strengths (n,) over `log_distance` (n,); level when all are of one."""
+        slope, level = np.polyfit(logs, rss_db, 1) if np.ptp(logs) > LEAST_SPREAD else (0.0, np.mean(rss_db))
         return cls(slope_db=float(slope), level_db=float(level), sigma_db=float(np.std(rss_db - level - slope * logs)))
 
     @classmethod
@@ -88,9 +90,12 @@ class PathLoss:
     ) -> "PathLoss":
         """The line through the signals beneath which the receivers' noise is.
 
-        `prior` says how many strengths the slope and the level of another line weigh that it is drawn to.
+        `prior` says how many strengths the slope and the level of another line weigh that it is drawn to. From one
+        distance alone, the slope is that of the other line, or 0.
         """
         logs = heard.logs
+        if np.ptp(logs) <= LEAST_SPREAD:
+            prior = (max(prior[0], 1.0), prior[1])
         columns = np.stack([logs, np.ones_like(logs)], 1)
         drawn = np.zeros(2) if towards is None else np.array([towards.slope_db, towards.level_db])
         found = cls.fitted(logs, heard.rss_db)

@@ -39,7 +39,7 @@ def read(path: Path) -> list[RssEvent]:
         events = readers[path.suffix](path)
     except OSError as error:
         raise DataError(f"no events at {path}: {error.strerror}; {GET_IT}") from error
-    except (KeyError, ValueError, TypeError, IndexError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, csv.Error) as error:
         raise DataError(f"{path.name} is not of the POWDER data set ({error!r}); {GET_IT}") from error
     if not events:
         raise DataError(f"{path.name} holds no event of one transmitter that a receiver heard; {GET_IT}")

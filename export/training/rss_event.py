@@ -42,6 +42,11 @@ class RssEvent:
         """The date, YYYY-MM-DD."""
         return self.time[:10]
 
+    @property
+    def label(self) -> str:
+        """What tells it from all others: its time, and the place of the transmitter to a metre."""
+        return f"{self.time} {self.transmitter_deg[0]:.5f} {self.transmitter_deg[1]:.5f}"
+
     def kept(self, which: NDArray[np.intp]) -> "RssEvent":
         """The same event with some of its receivers, in the order of `which`."""
         return replace(

@@ -1,7 +1,7 @@
 """What trains a HeimdallNet on received signal strengths: the network, its loss, and the events of each epoch."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from rfserve.export.errors import DataError
 from rfserve.export.networks.heimdall_net import HeimdallBase
 from rfserve.export.networks.scaled import by_receivers
 from rfserve.export.scaling import Pairs, Scaling
@@ -58,6 +59,18 @@ class Recipe:
     bf16: bool = False
     jitter: Jitter = field(default_factory=Jitter)
     season: Season = field(default_factory=Season)
+
+    def __post_init__(self) -> None:
+        rules: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+            (("epochs", "batch", "made_pool"), lambda v: v >= 1, "1 or more"),
+            (("made_anywhere", "made_far"), lambda v: 0 <= v <= 1, "0 to 1"),
+            (("made", "made_spread_m", "made_far_m"), lambda v: 0 <= v < math.inf, "a finite number, 0 or more"),
+            (("sigma_factor", "learning_rate"), lambda v: 0 < v < math.inf, "a finite number above 0"),
+        )
+        for names, is_good, expected in rules:
+            for name in names:
+                if not is_good(getattr(self, name)):
+                    raise DataError(f"{name.replace('_', '-')}: got {getattr(self, name)}; expected {expected}")
 
 
 class RssTraining(LightningModule):  # type: ignore[misc]
@@ -144,11 +157,11 @@ class RssTraining(LightningModule):  # type: ignore[misc]
         recipe = self.recipe
         trained = [p for p in self.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        steps, warm_up = recipe.epochs * self.batches_per_epoch, recipe.warm_up_share
+        # PyTorch divides by zero when a single step is all that warms up.
+        warm_up = math.nextafter(warm_up, 0.0) if warm_up * steps == 1 else warm_up
         cycle = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser,
-            recipe.learning_rate,
-            total_steps=recipe.epochs * self.batches_per_epoch,
-            pct_start=recipe.warm_up_share,
+            optimiser, recipe.learning_rate, total_steps=steps, pct_start=warm_up
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 

@@ -1,8 +1,7 @@
 """One training run in a folder of its own: what it was asked, its checkpoint, its curves, and what was published."""
 
-import hashlib
-import json
 import platform
+import signal
 import time
 import warnings
 from collections.abc import Mapping
@@ -15,17 +14,20 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from threadpoolctl import threadpool_limits
 
+from rfserve.export import checkpoint as checkpoints
 from rfserve.export.errors import DataError
-from rfserve.export.lightning import ExportOnFitEnd
 from rfserve.export.manifest import Manifest
 from rfserve.export.model_repository import ModelRepository
 from rfserve.export.networks.catalog import build
 from rfserve.export.networks.heimdall_net import HeimdallBase
 from rfserve.export.progress import Report
+from rfserve.export.publication import Source, publish
 from rfserve.export.registry import Registry
 from rfserve.export.spec import ModelSpec
 from rfserve.export.spec.models.heimdall_net import MAX_RECEIVERS
+from rfserve.export.training import digests, run_folder
 from rfserve.export.training.curves import Curves
+from rfserve.export.training.durable_checkpoints import DurableCheckpoints
 from rfserve.export.training.made_events import MadeEvents
 from rfserve.export.training.plane import Plane, around
 from rfserve.export.training.radio_map import RadioMap
@@ -33,9 +35,12 @@ from rfserve.export.training.rss_event import truths_deg
 from rfserve.export.training.rss_module import Recipe, RssTraining
 from rfserve.export.training.rss_table import RssTable, learned_scaling
 from rfserve.export.training.rss_tensors import NOISE_DB
+from rfserve.export.training.run_folder import CHECKPOINT, RESULT
 from rfserve.export.training.split import Split
 
-CHECKPOINT, ASKED, RESULT, CURVES = "last.ckpt", "asked.json", "result.json", "curves"
+CURVES = "curves"
+# What Lightning can seed.
+MOST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +64,18 @@ class Run:
     repository: ModelRepository | None = None
     registry: Registry | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed <= MOST_SEED:
+            raise DataError(f"seed: got {self.seed}; expected 0 to {MOST_SEED}")
+        if self.threads < 1:
+            raise DataError(f"threads: got {self.threads}; expected 1 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a run left: its checkpoint, a digest of the weights, the figures of the held-out events, its duration."""
+    """What a run left: its checkpoint, a digest of the weights in it, the figures of the held-out events, and how long
+    it took, for a run that was gone on with since then.
+    """
 
     checkpoint: Path
     weights_sha256: str
@@ -76,8 +89,8 @@ def train(run: Run, report: Report) -> Trained:
     that was asked for; `ExportError` when the export fails, which leaves the checkpoint in the folder.
     """
     device = _device(run.device)
-    asked = _asked(run)
-    checkpoint = _begin(run, asked)
+    asked = _asked(run, device)
+    checkpoint = run_folder.begin(run.folder, asked, resume=run.resume)
     begun = time.monotonic()
     torch.set_num_threads(run.threads)
     seed_everything(run.seed, workers=True, verbose=False)
@@ -105,16 +118,12 @@ def train(run: Run, report: Report) -> Trained:
         asked=asked,
     )
     curves = Curves()
-    callbacks: list[Any] = [
+    callbacks = [
         EMAWeightAveraging(decay=recipe.average_decay),
         curves,
         ModelCheckpoint(run.folder, CHECKPOINT.removesuffix(".ckpt"), enable_version_counter=False),
         TQDMProgressBar(refresh_rate=10),
     ]
-    export = None
-    if run.repository is not None:
-        export = ExportOnFitEnd(run.spec.name, run.repository, registry=run.registry, strict=True)
-        callbacks.append(export)
     report(f"training on {len(measured)} events, and made ones at {0 if made is None else len(made)} places")
     trainer = Trainer(
         accelerator=device,
@@ -129,43 +138,64 @@ def train(run: Run, report: Report) -> Trained:
         gradient_clip_val=recipe.gradient_norm,
         limit_val_batches=0 if held_out is None else 1,
         num_sanity_val_steps=0,
+        plugins=[DurableCheckpoints()],
         reload_dataloaders_every_n_epochs=1,
     )
+    _fit(trainer, training, checkpoint)
+    curves.write(run.folder / f"{CURVES}.csv")
+    # The averaged weights, which are published. The network has others when the last epoch was over before a resume.
+    network.load_state_dict(dict(checkpoints.read(run.folder / CHECKPOINT).state))
+    trained = Trained(
+        checkpoint=run.folder / CHECKPOINT,
+        weights_sha256=digests.weights(network),
+        figures=curves.last,
+        duration_s=time.monotonic() - begun,
+        manifest=None,
+    )
+    trained = _kept(run.folder, trained, device)
+    curves.draw(run.folder / f"{CURVES}.svg")
+    return _published(run, trained, report)
+
+
+def _fit(trainer: Trainer, training: RssTraining, checkpoint: Path | None) -> None:
+    handler = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
         # Batches are made in this process, one after the other: workers would not be faster.
         warnings.filterwarnings("ignore", ".*exists and is not empty.*")
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*Your `IterableDataset` has `__len__` defined.*")
-        trainer.fit(training, ckpt_path=checkpoint)
-    if trainer.interrupted:
-        raise DataError(f"stopped after {trainer.current_epoch} epochs; go on with --resume")
-    curves.write(run.folder / f"{CURVES}.csv")
-    curves.draw(run.folder / f"{CURVES}.svg")
-    trained = Trained(
-        checkpoint=run.folder / CHECKPOINT,
-        weights_sha256=digest(network),
-        figures={name: float(value) for name, value in trainer.callback_metrics.items()},
-        duration_s=time.monotonic() - begun,
-        manifest=None if export is None else export.manifest,
-    )
-    _write(
-        run.folder / RESULT,
-        {**asdict(trained), "checkpoint": CHECKPOINT, "manifest": None, "machine": _machine(device)},
-    )
+        try:
+            trainer.fit(training, ckpt_path=checkpoint)
+        except SystemExit as stopped:
+            if not trainer.interrupted:
+                raise
+            # The trainer ends the process after Ctrl-C, and ignores every other one until then.
+            signal.signal(signal.SIGINT, handler)
+            raise DataError(f"stopped after {trainer.current_epoch} epochs; go on with --resume") from stopped
+
+
+def _kept(folder: Path, trained: Trained, device: str) -> Trained:
+    """Write the result down, before an export can fail. Of weights that were there before, the duration is known."""
+    before = run_folder.result(folder)
+    machine = _machine(device)
+    if before.get("weights_sha256") == trained.weights_sha256:
+        trained = replace(trained, duration_s=before.get("duration_s", trained.duration_s))
+        machine = before.get("machine", machine)
+    run_folder.write(folder / RESULT, {**asdict(trained), "checkpoint": CHECKPOINT, "machine": machine})
     return trained
 
 
-def digest(network: torch.nn.Module) -> str:
-    """SHA-256 over the names and bytes of all weights: equal when, bit for bit, the weights are."""
-    found = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+def _published(run: Run, trained: Trained, report: Report) -> Trained:
+    if run.repository is None:
+        return trained
+    manifest = publish(run.spec, run.repository, Source(checkpoint=trained.checkpoint), version=None, report=report)
+    if run.registry is not None:
+        run.registry.register(run.repository, manifest)
+    return replace(trained, manifest=manifest)
 
 
-def _asked(run: Run) -> dict[str, Any]:
-    """What decides the weights, as JSON holds it."""
+def _asked(run: Run, device: str) -> dict[str, Any]:
+    """What decides weights and figures, as JSON holds it."""
     split = run.split
     return {
         "model": run.spec.name,
@@ -173,38 +203,12 @@ def _asked(run: Run) -> dict[str, Any]:
         "recipe": asdict(run.recipe),
         "split": split.name,
         "events": {"learned": len(split.learned), "held_out": len(split.held_out)},
-        "data_sha256": _data_digest(split),
+        "data_sha256": digests.measured(split.learned),
+        "names_sha256": digests.names(split.learned),
+        "held_out_sha256": digests.measured(split.held_out),
+        "threads": run.threads,
+        "device": device,
     }
-
-
-def _data_digest(split: Split) -> str:
-    found = hashlib.sha256()
-    for event in split.learned:
-        found.update(event.time.encode())
-        for array in (event.rss_db, event.receivers_deg, event.transmitter_deg):
-            found.update(array.tobytes())
-    return found.hexdigest()
-
-
-def _begin(run: Run, asked: Mapping[str, Any]) -> Path | None:
-    """The checkpoint to go on from, or None in a new folder."""
-    file, checkpoint = run.folder / ASKED, run.folder / CHECKPOINT
-    try:
-        before = json.loads(file.read_text()) if file.exists() else None
-        if before is None:
-            if run.resume:
-                raise DataError(f"--resume: {run.folder} holds no run; leave it out, or name the run's folder")
-            run.folder.mkdir(parents=True, exist_ok=True)
-            _write(file, asked)
-            return None
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{run.folder}: {error}; expected a folder for the run") from error
-    if not run.resume:
-        raise DataError(f"{run.folder} holds a run; go on with --resume, or name another folder")
-    changed = [name for name in asked if json.loads(json.dumps(asked[name])) != before.get(name)]
-    if changed:
-        raise DataError(f"{run.folder} was begun with other {', '.join(changed)}; give what {ASKED} there says")
-    return checkpoint if checkpoint.exists() else None
 
 
 def _made(run: Run, plane: Plane, report: Report) -> tuple[RadioMap, MadeEvents | None]:
@@ -238,7 +242,3 @@ def _device(wanted: str) -> str:
 def _machine(device: str) -> dict[str, Any]:
     name = torch.cuda.get_device_name() if device == "gpu" else platform.machine()
     return {"machine": name, "torch": torch.__version__, "threads": torch.get_num_threads()}
-
-
-def _write(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2, default=str) + "\n")

@@ -5,6 +5,7 @@ Never at random: events of one walk are seconds and metres apart, so a random sp
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 
@@ -76,9 +77,27 @@ def by_place(
 
 
 def by_day(events: Sequence[RssEvent], *, since: str) -> Split:
-    """Hold out the days from `since` (YYYY-MM-DD) on."""
+    """Hold out the days from `since` (YYYY-MM-DD) on; `DataError` when that is no date."""
+    try:
+        is_date = date.fromisoformat(since).isoformat() == since
+    except ValueError:
+        is_date = False
+    if not is_date:
+        raise DataError(f"since: got {since!r}; expected a date, YYYY-MM-DD")
     return Split(
         name=f"days since {since}",
         learned=tuple(e for e in events if e.day < since),
         held_out=tuple(e for e in events if e.day >= since),
     ).judged
+
+
+def by_source(name: str, learned: Sequence[RssEvent], held_out: Sequence[RssEvent]) -> Split:
+    """Hold out all events of another source; `DataError` when some of them are in both."""
+    known = {event.label for event in learned}
+    shared = sum(event.label in known for event in held_out)
+    if shared:
+        raise DataError(
+            f"split {name}: {shared} of {len(held_out)} events are learned from too, at the same time and place; "
+            "expected none: name other events to learn from"
+        )
+    return Split(name=name, learned=tuple(learned), held_out=tuple(held_out)).judged

@@ -45,6 +45,17 @@ def test_converted_network_computes_what_pytorch_does(edge, name, chosen, tmp_pa
     assert facts[f"rfserve.{option}"] == value
 
 
+def test_gate_examines_the_numbers_of_receivers_that_its_page_says(edge):
+    """There are as many slots as are served: more receivers never reach the package."""
+    spec = find("heimdall_net")
+    examined = [int(inputs["mask"].sum()) for valid, inputs in edge._cases(spec) if valid]
+    assert examined == [*edge.RECEIVERS, spec.bounds["receivers"].served]
+    *few, most = map(str, examined)
+    page = (Path(__file__).parents[2] / "export" / "EDGE.md").read_text()
+    assert f"{', '.join(few)} and {most} receivers in any order" in page
+    assert f"({most} receiver slots, 1024 samples)" in page
+
+
 def test_package_that_computes_something_else_is_not_written(edge, tmp_path: Path):
     spec = find("heimdall_net")
     built = build_network(spec, Source())

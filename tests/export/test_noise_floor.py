@@ -1,7 +1,7 @@
 """Signals and the noise of receivers: what is measured of both, and what is learned of the one above the other."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from rss_walks import PLANE, walk
 
 from rfserve.export.training import floors, noise_floor, season
 from rfserve.export.training.noise_floor import linearised, signal_db, total_db
-from rfserve.export.training.path_loss import PathLoss
+from rfserve.export.training.path_loss import Heard, PathLoss
 from rfserve.export.training.radio_map import RadioMap
 from rfserve.export.training.rss_event import RssEvent, truths_deg
 from rfserve.export.training.rss_table import UNHEARD, Jitter, RssTable
@@ -49,6 +49,35 @@ def test_tangent_is_exact_where_it_touches_and_weak_below_the_floor():
     assert variance[2] > 200 * noise_floor.METER_DB**2
     above, _ = linearised(measured + 0.01, np.full(3, -80.0), near)
     assert (10 * np.log10(10 ** (above / 10) + 10**-8))[:2] == pytest.approx(measured[:2] + 0.01, abs=1e-4)
+
+
+def test_day_on_which_all_was_sent_from_one_place_has_a_floor_too():
+    """Half an hour of rest: through one distance there is no line."""
+    rng = np.random.default_rng(0)
+    rest = walk(1, receivers=4)[0]
+    rests = [
+        replace(rest, time=f"{NEXT_DAY} 10:00:{i:02d}", rss_db=rest.rss_db + rng.normal(0, 1, 4)) for i in range(30)
+    ]
+    events = walk(60, receivers=4, shadowing_db=1.0) + rests
+    found = floors.learned(events, PLANE)
+    assert set(found) == {(name, day) for name in rest.names for day in (DAY, NEXT_DAY)}
+    assert np.isfinite(list(found.values())).all()
+    assert found["r00", NEXT_DAY] < rest.rss_db[0]
+    assert np.isfinite(list(asdict(RadioMap(events, PLANE, seed=0).common).values())).all()
+
+
+def test_path_loss_through_one_distance_is_a_level():
+    logs, rss_db = np.full(30, 2.5), np.linspace(-61, -59, 30)
+    heard = Heard(
+        truths_m=np.zeros((30, 2)),
+        places_m=np.full((30, 2), 10**2.5 / 2**0.5),
+        rss_db=rss_db,
+        floor_db=np.full(30, -99.0),
+    )
+    assert heard.logs == pytest.approx(logs)
+    for loss in (PathLoss.fitted(heard.logs, rss_db), PathLoss.under_noise(heard)):
+        assert loss.slope_db == pytest.approx(0, abs=1e-6)
+        assert loss.level_db == pytest.approx(-60, abs=0.1)
 
 
 def test_each_day_has_its_floor_and_a_receiver_that_always_hears_has_none_near():

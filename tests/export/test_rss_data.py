@@ -2,21 +2,24 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rss_walks import PLANE, walk
+from rss_walks import PLANE, walk, write_table
 
+from rfserve.export.cli import main
 from rfserve.export.errors import DataError
 from rfserve.export.spec import GRAPHS
-from rfserve.export.training import powder
+from rfserve.export.training import nearness, powder
 from rfserve.export.training.accuracy import measure
 from rfserve.export.training.baselines import BASELINES
+from rfserve.export.training.evaluation import Errors, Evaluation
 from rfserve.export.training.plane import around
 from rfserve.export.training.rss_event import RssEvent
 from rfserve.export.training.rss_tensors import NOISE_DB, tensors
-from rfserve.export.training.split import by_day, by_place
+from rfserve.export.training.split import Split, by_day, by_place, by_source
 
 FIXED = {"roof": [40.77, -111.84], "wall": [40.76, -111.85]}
 
@@ -68,6 +71,7 @@ def test_events_form_is_read_and_only_one_transmitter_counts(tmp_path):
     [
         ("{}", "no event of one transmitter"),
         ("[1", "not of the POWDER data set"),
+        ("[]", "not of the POWDER data set"),
         ('{"t": {"rx_data": []}}', "KeyError"),
         ('{"t": {"rx_data": [["loud", 40, -111, "roof"]], "tx_coords": [[40, -111]]}}', "loud"),
         ('{"t": {"rx_data": [[-70, 140, -111, "roof"]], "tx_coords": [[40, -111]]}}', "not on Earth"),
@@ -107,6 +111,39 @@ def test_days_are_held_out_from_one_on():
     split = by_day(events, since="2022-11-01")
     assert {e.day for e in split.held_out} == {"2022-11-23"}
     assert {e.day for e in split.learned} == {"2022-07-05"}
+
+
+def test_events_of_another_source_are_none_that_are_learned():
+    learned, asked = walk(10), walk(8, seed=4)
+    split = by_source("other.json", learned, asked)
+    assert (split.learned, split.held_out) == (tuple(learned), tuple(asked))
+    # At the same second somewhere else is another event.
+    assert learned[3].time == asked[3].time
+    with pytest.raises(DataError, match=r"other\.json: 2 of 8 events are learned from too"):
+        by_source("other.json", learned, [*asked[2:], *learned[:2]])
+
+
+def test_evaluate_refuses_what_it_would_not_heed(tmp_path, capsys):
+    data, others = write_table(tmp_path / "data", walk(20)), write_table(tmp_path / "others", walk(20, seed=4))
+    evaluate = ["evaluate", "--data", str(data), "--learn-from"]
+    assert main([*evaluate, str(data)]) == 1
+    assert "20 of 20 events are learned from too" in capsys.readouterr().err
+    for options in (["--since", "2022-07-06"], ["--fold", "1"], ["--cell-m", "100"]):
+        assert main([*evaluate, str(others), *options]) == 1
+        assert "leave out --fold, --cell-m and --since" in capsys.readouterr().err
+
+
+def test_errors_are_told_apart_by_how_near_the_next_learned_event_is():
+    learned = [replace(walk(1)[0], transmitter_deg=PLANE.degrees(np.array([0.0, 1000.0 * i]))) for i in range(3)]
+    away_m = (10.0, 20.0, 50.0, 200.0, 300.0, 400.0)
+    asked = [replace(learned[0], transmitter_deg=PLANE.degrees(np.array([a, 1000.0]))) for a in away_m]
+    split = Split(name="a", learned=tuple(learned), held_out=tuple(asked))
+    assert nearness.apart_m(split) == pytest.approx(away_m, rel=1e-3)
+    error_m = {"net/1": np.stack([np.array(away_m) / 10, np.zeros(6)], 1)}
+    errors = Errors(events=tuple(e.label for e in asked), error_m=error_m, sigma_m=np.ones((6, 2)))
+    lines = nearness.table(Evaluation.of(errors, split="a", learned=3, model="net", version=1), split).splitlines()
+    assert lines[0].endswith("| nearer than 25 m (2 events) | 25 to 80 m (1 events) | beyond 80 m (3 events) |")
+    assert lines[2:] == ["| net/1 | 2 m | 5 m | 30 m |"]
 
 
 def test_splits_with_an_empty_side_are_refused():
@@ -183,6 +220,12 @@ def test_baselines_take_receivers_that_nobody_learned():
     learned, asked = walk(100), walk(5, seed=4, receivers=16)
     for baseline in BASELINES.values():
         assert np.isfinite(baseline(learned, asked, PLANE)).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_baselines_learn_from_few_events(count):
+    for baseline in BASELINES.values():
+        assert np.isfinite(baseline(walk(count), walk(5, seed=4), PLANE)).all()
 
 
 @pytest.mark.recordings

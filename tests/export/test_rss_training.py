@@ -367,7 +367,14 @@ def test_evaluate_asks_a_serving_triton(published, tmp_path, capsys):
         printed = capsys.readouterr().out
         plots = ["--receivers", "5", "--plots", str(tmp_path / "plots")]
         assert main(["evaluate", "--data", str(data), "--url", url, *plots]) == 0
-    assert "5 strongest receivers" in capsys.readouterr().out
+        # What was found is not lost when it cannot be drawn.
+        nowhere = ["--json", str(tmp_path / "kept.json"), "--plots", str(figures / "plots")]
+        assert main(["evaluate", "--data", str(data), "--url", url, *nowhere]) == 1
+    printed_again, said = capsys.readouterr()
+    assert "5 strongest receivers" in printed_again
+    assert f"cannot draw into {figures / 'plots'}: Not a directory" in said
+    assert (tmp_path / "kept.json").read_text() == figures.read_text()
+    assert "| median error, from the nearest learned | nearer than 25 m (" in printed
     assert {f.name for f in (tmp_path / "plots").iterdir()} == {"map.svg", "calibration.svg", "sensitivity.svg"}
     assert "places, 200 m cells, fold 1 of 5" in printed
     found = json.loads(figures.read_text())
@@ -411,6 +418,11 @@ def test_folds_are_pooled_into_one_table(tmp_path, capsys):
     assert found["inside"] == expected["inside"]
     assert found["ways"]["heimdall_net/1"]["error_m"][0] == pytest.approx(49.5 * 2**0.5)
     assert "b" in plot.read_text()
+    # What cannot be drawn is written all the same.
+    again = tmp_path / "again.json"
+    assert main(["pool", *map(str, files), "--plot", str(tmp_path / "none" / "x.svg"), "--json", str(again)]) == 1
+    assert f"cannot draw {tmp_path / 'none' / 'x.svg'}: No such file" in capsys.readouterr().err
+    assert again.read_text() == whole.read_text()
     # What was pooled can be pooled with more.
     more = evaluation_of(tmp_path, "c", range(100, 120), version=2)
     assert main(["pool", str(whole), str(more)]) == 0

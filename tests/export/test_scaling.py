@@ -143,9 +143,10 @@ def test_spectrogram_network_refuses_an_origin_at_the_receivers(tmp_path: Path):
 
 
 def test_unreadable_scaling_file_is_refused(tmp_path: Path):
-    (tmp_path / "s.json").write_text("{")
-    with pytest.raises(ScalingError, match=r"s\.json"):
-        Scaling.read(tmp_path / "s.json")
+    for content in (b"{", bytes(range(256))):
+        (tmp_path / "s.json").write_bytes(content)
+        with pytest.raises(ScalingError, match=r"s\.json"):
+            Scaling.read(tmp_path / "s.json")
 
 
 def test_scaling_survives_its_json():
