@@ -82,12 +82,18 @@ class Engine:
             raise
 
     def run(
-        self, plan: Plan, endpoint: Endpoint, *, repository: Path | None = None, progress: Progress = unreported
+        self,
+        plan: Plan,
+        endpoint: Endpoint,
+        *,
+        repository: Path | None = None,
+        look: bool = False,
+        progress: Progress = unreported,
     ) -> Run:
         """Carry out a plan against a server; blocks until it is done.
 
         `repository` is where the versions' precisions are read. `LoadTestError` when a generator fails; a server that
-        fails is a result.
+        fails is a result, and with `look`, one that a generator cannot reach when it begins is an error.
         """
         with tempfile.TemporaryDirectory(prefix="rfserve-load-") as folder:
             file = Path(folder) / "run.json"
@@ -95,6 +101,7 @@ class Engine:
                 "plan": plan.to_dict(),
                 "endpoint": {**endpoint.to_dict(), "admin_key": endpoint.admin_key},
                 "repository": None if repository is None else str(repository),
+                "look": look,
                 "file": str(file),
             }
             master = self._processes[0]

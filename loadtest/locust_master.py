@@ -1,8 +1,8 @@
 """The process that conducts a load test: a Locust master, which takes plans from stdin and answers on stdout.
 
 Started by `engine`; importing it patches the standard library through gevent. Every line is a JSON document. In comes
-`{"plan": …, "endpoint": …, "repository": …, "file": …}`; out goes one with the port, then for every plan some with
-`progress` and one with `file`, where the run is, or `error`.
+`{"plan": …, "endpoint": …, "repository": …, "look": …, "file": …}`; out goes one with the port, then for every plan
+some with `progress` and one with `file`, where the run is, or `error`.
 """
 
 import argparse
@@ -65,6 +65,7 @@ class Order:
     plan: Plan
     endpoint: Endpoint
     repository: Path | None
+    look: bool
 
 
 class Master:
@@ -170,6 +171,8 @@ class Master:
             "count": len(workers),
             "limits_ms": limits_ms,
             "endpoint": endpoint.to_dict(),
+            # Whoever fails later is a server that fails.
+            "look": order.look and index == repetition == 0,
         }
         for place, worker in enumerate(workers):
             self._runner.send_message(messages.SHARE, {**share, "index": place}, client_id=worker)
@@ -253,6 +256,7 @@ def main() -> int:
                 plan=Plan.from_dict(given["plan"]),
                 endpoint=Endpoint(**given["endpoint"]),
                 repository=None if given["repository"] is None else Path(given["repository"]),
+                look=given["look"],
             )
             master.run(order, lambda text: say(progress=text)).write(Path(given["file"]))
             say(file=given["file"])

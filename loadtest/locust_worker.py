@@ -82,6 +82,8 @@ class Worker:
         """Build and connect what a share needs, and tell the master; whatever is wrong is told it too."""
         try:
             share = Share(document)
+            if document["look"]:
+                share.endpoint.look()
             generators = {s.model: self._generator(share, s) for s in share.phase.streams}
             for generator in generators.values():
                 generator.greet()

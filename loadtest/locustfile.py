@@ -1,7 +1,8 @@
 """`locust -f loadtest/locustfile.py`: one user class for each served model, and the verdict at the end.
 
-Exit code 0: every budget kept; 1: a budget broke; 3: the run proves neither. Each model gets its budget's rate, all at
-once. `rfserve-loadtest check` is for one after the other, in repetitions, from several processes.
+Exit code 0: every budget kept; 1: a budget broke; 2: no server; 3: the run proves neither, or a class sent nothing.
+Each class has one user, which sends at its model's rate, all at once. `rfserve-loadtest check` is for one model after
+the other, in repetitions, from several processes.
 """
 
 # gevent must have patched the standard library before anything opens a socket; locust does so when it is imported.
@@ -13,9 +14,13 @@ from typing import Any
 import grpc.experimental.gevent as grpc_gevent
 from locust import events
 from locust.env import Environment
+from locust.runners import WorkerRunner
 
-from rfserve.export.spec import DEVICES, find
-from rfserve.loadtest import machine, table, verdict
+from rfserve.export.spec import DEVICES, RfserveError, find
+from rfserve.loadtest import handover, machine, table, verdict
+from rfserve.loadtest.cli import ERROR
+from rfserve.loadtest.commands.server_options import DEFAULT_URL
+from rfserve.loadtest.endpoint import Endpoint
 from rfserve.loadtest.measurement import Run
 from rfserve.loadtest.plan import FIGURES, Phase, Plan, Stream
 from rfserve.loadtest.user import TAKEN, ModelUser
@@ -93,13 +98,19 @@ def add_options(parser: Any) -> None:
         include_in_web_ui=False,
         help="replace the budget of every percentile",
     )
-    parser.add_argument("--report-json", type=Path, default=None, include_in_web_ui=False, help="write the run there")
+    # No `Path`: Locust sends every option to its workers.
+    parser.add_argument("--report-json", metavar="FILE", include_in_web_ui=False, help="write the run there")
 
 
 @events.init.add_listener
-def plan_for(environment: Environment, **_: Any) -> None:
-    """Have users know what they do."""
-    environment.rfserve_plan = lambda *models: _plan(environment.parsed_options, *models)
+def prepare(environment: Environment, **_: Any) -> None:
+    """Have users know what they do, and one of each chosen class start at once where nothing else is said."""
+    options = environment.parsed_options
+    environment.rfserve_plan = lambda *models: _plan(options, *models)
+    for name in ("num_users", "spawn_rate"):
+        if getattr(options, name) is None:
+            setattr(options, name, len(environment.user_classes))
+    handover.register(environment)
 
 
 def _plan(options: argparse.Namespace, *models: str) -> Plan:
@@ -118,31 +129,55 @@ def _plan(options: argparse.Namespace, *models: str) -> Plan:
 
 
 @events.test_start.add_listener
-def forget(environment: Environment, **_: Any) -> None:
-    """A run started again on the web page is a run of its own."""
-    del environment
-    TAKEN.clear()
+def begin(**_: Any) -> None:
+    """Forget what an earlier run of the web page left behind."""
+    handover.begin()
+
+
+@events.test_stop.add_listener
+def end(environment: Environment, **_: Any) -> None:
+    """Have the master know what its workers' users left behind."""
+    handover.end(environment)
 
 
 @events.quitting.add_listener
 def decide(environment: Environment, **_: Any) -> None:
     """Print the verdict and make it the exit code."""
-    if not TAKEN:
-        print("nothing was sent")
-        environment.process_exit_code = verdict.UNPROVEN
+    if isinstance(environment.runner, WorkerRunner):
+        # The master decides.
         return
+    # Ctrl-C leaves users that still run.
+    environment.runner.stop()
+    try:
+        run = _run(environment)
+        if not any(m.answered for m in run.measurements):
+            # A wrong address is no server that fails.
+            Endpoint(url=run.url).look()
+    except RfserveError as error:
+        print(f"error: {error}")
+        environment.process_exit_code = ERROR
+        return
+    verdicts = verdict.judge(run)
+    print(table.text(run, verdicts))
+    if environment.parsed_options.report_json is not None:
+        run.write(Path(environment.parsed_options.report_json))
+    code = verdict.exit_code(verdicts)
+    idle = sorted(c.__name__ for c in environment.user_classes if c.model not in TAKEN)
+    if idle:
+        print(f"nothing was sent by {', '.join(idle)}; give a longer -t, and no -u or {len(environment.user_classes)}")
+        code = verdict.UNPROVEN if code == verdict.OK else code
+    environment.process_exit_code = code
+
+
+def _run(environment: Environment) -> Run:
+    """What all users left behind."""
     options: argparse.Namespace = environment.parsed_options
-    run = Run(
+    return Run(
         name="locust",
         device=options.device,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        url=environment.host or "",
+        url=environment.host or DEFAULT_URL,
         machine=machine.describe(""),
         measurements=tuple(m for model, taken in TAKEN.items() for m in taken.measurements(model)),
-        plan=_plan(options, *TAKEN).to_dict(),
+        plan=_plan(options, *(c.model for c in environment.user_classes)).to_dict(),
     )
-    verdicts = verdict.judge(run)
-    print(table.text(run, verdicts))
-    if options.report_json is not None:
-        run.write(options.report_json)
-    environment.process_exit_code = verdict.exit_code(verdicts)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from rfserve.loadtest import whole_file
+from rfserve.loadtest import validity, whole_file
 from rfserve.loadtest.measurement import Run
 from rfserve.loadtest.repetitions import by_phase_and_model
 from rfserve.loadtest.verdict import FAIL, INVALID, PASS, Row, Verdict
@@ -33,7 +33,10 @@ def tree(run: Run, verdicts: Sequence[Verdict]) -> ET.Element:
     started = run.started[:19]
     host = next((h for m in run.measurements for h in m.generator.hosts), "localhost")
     for number, verdict in enumerate(verdicts):
-        took_s = sum(m.duration_s for m in groups.get((verdict.phase, verdict.model), ()))
+        group = groups.get((verdict.phase, verdict.model), ())
+        took_s = sum(m.duration_s for m in group)
+        # What makes the whole run invalid leaves none of its figures.
+        is_invalid = verdict.outcome == INVALID and bool(validity.problems(group))
         suite = ET.SubElement(
             root,
             "testsuite",
@@ -48,7 +51,11 @@ def tree(run: Run, verdicts: Sequence[Verdict]) -> ET.Element:
         for name, value in {"device": run.device, "url": run.url, **run.machine.versions}.items():
             ET.SubElement(properties, "property", name=_clean(name), value=_clean(value))
         for row in verdict.rows:
-            _case(suite, run, verdict, row, took_s)
+            case = _new_case(suite, run, verdict, row.figure, took_s)
+            if is_invalid:
+                _problem(case, INVALID, "; ".join(verdict.reasons))
+            elif row.outcome != PASS:
+                _broken(case, verdict, row)
         if not verdict.rows:
             _problem(_new_case(suite, run, verdict, "budget", took_s), verdict.outcome, "; ".join(verdict.reasons))
         suite.set("tests", str(len(suite.findall("testcase"))))
@@ -60,18 +67,6 @@ def tree(run: Run, verdicts: Sequence[Verdict]) -> ET.Element:
     return root
 
 
-def _case(suite: ET.Element, run: Run, verdict: Verdict, row: Row, took_s: float) -> None:
-    case = _new_case(suite, run, verdict, row.figure, took_s)
-    if verdict.outcome == INVALID and all(r.outcome != INVALID for r in verdict.rows):
-        # What makes the whole run invalid lies in none of its figures, and leaves none of them.
-        _problem(case, INVALID, "; ".join(verdict.reasons))
-    elif row.outcome != PASS:
-        side = "at least" if row.figure == "throughput_hz" else "at most"
-        interval = f"{row.low:.4g} to {row.high:.4g}" if math.isfinite(row.low) else "no interval"
-        said = f"{row.figure} {row.value:.4g} ({interval}); expected {side} {row.budget:.4g}"
-        _problem(case, row.outcome, "; ".join([said, *(r for r in verdict.reasons if row.figure in r)]))
-
-
 def _new_case(suite: ET.Element, run: Run, verdict: Verdict, name: str, took_s: float) -> ET.Element:
     return ET.SubElement(
         suite,
@@ -80,6 +75,13 @@ def _new_case(suite: ET.Element, run: Run, verdict: Verdict, name: str, took_s: 
         classname=_clean(f"{run.name}.{verdict.phase}.{verdict.model}"),
         time=f"{took_s:.3f}",
     )
+
+
+def _broken(case: ET.Element, verdict: Verdict, row: Row) -> None:
+    side = "at least" if row.figure == "throughput_hz" else "at most"
+    interval = f"{row.low:.4g} to {row.high:.4g}" if math.isfinite(row.low) else "no interval"
+    said = f"{row.figure} {row.value:.4g} ({interval}); expected {side} {row.budget:.4g}"
+    _problem(case, row.outcome, "; ".join([said, *(r for r in verdict.reasons if row.figure in r)]))
 
 
 def _problem(case: ET.Element, outcome: str, message: str) -> None:

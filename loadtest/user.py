@@ -1,7 +1,6 @@
 """Locust users with an open-loop schedule for `locust -f loadtest/locustfile.py`: one for each served model."""
 
 import time
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -9,69 +8,19 @@ from locust import User, task
 from locust.env import Environment
 from locust.exception import StopUser
 
-from rfserve.export.spec.tensor import Array
 from rfserve.loadtest import locust_report, payload
 from rfserve.loadtest.arrivals import schedule_s
+from rfserve.loadtest.commands.server_options import DEFAULT_URL
 from rfserve.loadtest.endpoint import Endpoint
 from rfserve.loadtest.generator import Generator, Window
-from rfserve.loadtest.measurement import GeneratorUse, Measurement
 from rfserve.loadtest.plan import Plan
-from rfserve.loadtest.samples import Samples
+from rfserve.loadtest.taken import Taken
 from rfserve.loadtest.validity import lateness_limit_ms
 
 # Locust itself is busy when users start; what is due then would measure that.
 SETTLE_S = 1.0
 # The schedule of a test without an end.
 LONGEST_S = 3600.0
-BATCHES = 5
-
-
-@dataclass(kw_only=True)
-class Taken:
-    """What one user's run left behind: samples, schedule in seconds from the window's start, and how it ended."""
-
-    samples: Samples
-    due_s: Array
-    rate_hz: float
-    limit_ms: float
-    duration_s: float
-    cpu_share: float
-
-    def measurements(self, model: str) -> list[Measurement]:
-        """The run cut into equal parts, which stand for repetitions.
-
-        Batch means: see Law, Simulation Modeling and Analysis, section 9.5.3.
-        """
-        # What was due in the last instants before the end had no time to go out.
-        edges_s = np.linspace(0.0, max(self.duration_s - self.limit_ms / 1e3, 1e-3), BATCHES + 1)
-        found = []
-        for number, part in enumerate(self.samples.batches(edges_s)):
-            due_s, sent_s, done_s = part.times_s()
-            begin, end = edges_s[number : number + 2]
-            counts = part.counts()
-            found.append(
-                Measurement(
-                    phase="locust",
-                    model=model,
-                    repetition=number,
-                    precision="",
-                    version=part.version,
-                    loop="open",
-                    target_rate_hz=self.rate_hz,
-                    duration_s=float(end - begin),
-                    due_s=due_s,
-                    sent_s=sent_s,
-                    done_s=done_s,
-                    scheduled=int(((self.due_s >= begin) & (self.due_s < end)).sum()),
-                    lateness_limit_ms=self.limit_ms,
-                    server=None,
-                    server_note="not asked; `rfserve-loadtest check` does",
-                    generator=GeneratorUse(cpu_share=self.cpu_share, processes=1, hosts=()),
-                    **counts,
-                )
-            )
-        return found
-
 
 TAKEN: dict[str, Taken] = {}
 
@@ -95,7 +44,7 @@ class ModelUser(User):  # type: ignore[misc]
     def on_start(self) -> None:
         """Connect, and send one request of each kind that does not count."""
         self.limit_ms = lateness_limit_ms(self.plan, self.model)
-        self.channel = Endpoint(url=self.host or "127.0.0.1:8001").channel()
+        self.channel = Endpoint(url=self.host or DEFAULT_URL).channel()
         self.generator = Generator(
             self.channel,
             self.model,
@@ -126,7 +75,8 @@ class ModelUser(User):  # type: ignore[misc]
     def send_when_due(self) -> None:
         """The whole schedule, made beforehand; Locust ends it when the run is over."""
         run_time_s = float(self.environment.parsed_options.run_time or LONGEST_S)
-        rng = np.random.default_rng(self.plan.seed)
+        # Models of one rate would else be asked at the same instants.
+        rng = np.random.default_rng([self.plan.seed, *self.model.encode()])
         rate_hz = self.plan.rate_hz(self.stream)
         self.due_s = schedule_s(self.stream.arrivals, rate_hz, run_time_s + SETTLE_S, rng) - SETTLE_S
         order = payload.order(self.due_s.size, len(self.requests), self.stream.mix, rng)

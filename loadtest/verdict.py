@@ -19,7 +19,8 @@ UNITS = {"p50_ms": "ms", "p95_ms": "ms", "p99_ms": "ms", "error_rate": "of the r
 class Row:
     """One figure against its budget: the mean over the repetitions with its 95 % interval, NaN where there is none.
 
-    `throughput_hz` has to reach its budget, every other figure must not exceed it.
+    `throughput_hz` has to reach its budget, every other figure must not exceed it. In an open loop it is the rate that
+    was asked for times the share of the requests that was answered.
     """
 
     figure: str
@@ -118,13 +119,23 @@ def _errors(budget: float, measurements: Sequence[Measurement]) -> tuple[Row, st
 
 
 def _throughput(budget: dict[str, float], measurements: Sequence[Measurement]) -> tuple[Row, str]:
+    """Of a closed loop the good answers a second.
+
+    In an open loop how many requests there are is the schedule's chance: what the server adds is the share of them that
+    it answers.
+    """
     target_hz = measurements[0].target_rate_hz
-    rate_hz = budget["rate_hz"] if target_hz is None else min(target_hz, budget["rate_hz"])
-    least_hz = rate_hz * (1 - budget.get("error_rate", 0.0))
-    values = [m.goodput_hz for m in measurements]
-    low, high = interval.of_mean(values)
-    row = _row("throughput_hz", interval.mean(values), low, high, least_hz)
-    return row, _why(row, interval.more_for_mean(values, least_hz))
+    if target_hz is None:
+        scale_hz, least_hz = 1.0, budget["rate_hz"]
+        values = [m.goodput_hz for m in measurements]
+    else:
+        scale_hz, least_hz = target_hz, min(target_hz, budget["rate_hz"])
+        # Where nothing was due, nothing is known.
+        values = [m.answered / m.scheduled for m in measurements if m.scheduled]
+    least_hz *= 1 - budget.get("error_rate", 0.0)
+    low, high = (scale_hz * end for end in interval.of_mean(values))
+    row = _row("throughput_hz", scale_hz * interval.mean(values), low, high, least_hz)
+    return row, _why(row, interval.more_for_mean(values, least_hz / scale_hz))
 
 
 def _row(figure: str, value: float, low: float, high: float, budget: float) -> Row:

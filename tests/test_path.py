@@ -162,23 +162,18 @@ def test_locust_keeps_a_wide_budget_and_breaks_an_absurd_one(server, tmp_path: P
     command = [sys.executable, "-m", "locust", "-f", str(locustfile), "HeimdallNetUser", "--headless", "-u", "1"]
     command += ["-t", "4s", "--only-summary", "--rate-scale", "2"]
     codes, shown = {}, {}
-    for name, url, budget, figure in (
-        ("wide", server.grpc_url, "5000", "p50_ms"),
-        ("absurd", server.grpc_url, "0.001", "p50_ms"),
-        ("away", "127.0.0.1:9", "5000", "error_rate"),
-    ):
+    for name, budget in (("wide", "5000"), ("absurd", "0.001")):
         report = tmp_path / f"{name}.json"
         extra = [
             "--host",
-            url,
+            server.grpc_url,
             "--budget-ms",
             f"heimdall_net={budget}",
             "--report-json",
             str(report),
-            "--timeout-s",
-            "1",
+            # So few seconds have too few requests for the others.
             "--figures",
-            figure,
+            "p50_ms,throughput_hz",
         ]
         done = subprocess.run([*command, *extra], capture_output=True, text=True, timeout=120, check=False)
         codes[name], shown[name] = done.returncode, done.stdout
@@ -188,8 +183,6 @@ def test_locust_keeps_a_wide_budget_and_breaks_an_absurd_one(server, tmp_path: P
     for name, code, figure in (("wide", 0, "p50_ms .* pass"), ("absurd", 1, "p50_ms .* fail")):
         assert codes[name] == code or (codes[name] == 3 and "INVALID" in shown[name]), shown[name]
         assert re.search(figure, shown[name]), shown[name]
-    assert codes["away"] == 1
-    assert re.search("-> error_rate .* [0-9]+ (unavailable|deadline)", shown["away"]), shown["away"]
     run = Run.read(tmp_path / "wide.json")
     assert sum(m.failed for m in run.measurements) == 0
     # Whatever was sent is counted: a run that ends does not drop the answers it still waits for.

@@ -138,6 +138,8 @@ def _begun(options: argparse.Namespace) -> Capacity:
 def _measured(found: Capacity, options: argparse.Namespace) -> Capacity:
     """Point after point, as far as the time limit goes, or until Ctrl-C: what is there by then is kept."""
     endpoint = server_options.endpoint_of(options)
+    # A wrong address is no rate that fails.
+    endpoint.look()
     limit_s = float("inf") if options.time_limit_s is None else options.time_limit_s
     begun = time.monotonic()
     try:

@@ -43,11 +43,11 @@ def _check(options: argparse.Namespace) -> int:
     plan = _chosen(plans.read(options.plan), options)
     _look_for_folders(options)
     endpoint = server_options.endpoint_of(options)
+    # A wrong address is no server that fails. A master may not reach the server that its workers reach.
     if not options.master:
-        # A wrong address is no server that fails.
         endpoint.look()
     with _engine(plan, options) as engine:
-        run = engine.run(plan, endpoint, repository=options.repository, progress=tell)
+        run = engine.run(plan, endpoint, repository=options.repository, look=options.master, progress=tell)
     if options.json is not None:
         run.write(options.json)
     verdicts = verdict.judge(run)

@@ -9,8 +9,9 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 from made_runs import run
+from ports import free_port
 
-from rfserve.loadtest import capacity_page, capacity_text
+from rfserve.loadtest import capacity_page, capacity_text, endpoint
 from rfserve.loadtest.capacity import Capacity
 from rfserve.loadtest.capacity_question import question
 from rfserve.loadtest.capacity_search import BROKEN, HOLDS, INVALID, UNDECIDED, Search
@@ -124,6 +125,15 @@ def test_windows_are_long_enough_for_a_verdict():
             assert made.points[0].has_samples_for(asked.figure)
 
 
+@pytest.mark.parametrize("rate_hz", [2.56, 2.69, 2.76])
+def test_rate_holds_where_its_window_has_no_place_for_all_of_it(rate_hz):
+    asked = replace(ASKED, percentile=95, budget_ms=60, repetitions=20)
+    window_s = asked.duration_s(rate_hz)
+    assert round(rate_hz * window_s) / window_s < rate_hz * (1 - asked.error_rate)
+    (point,) = Capacity(question=asked, search=SEARCH).with_run(run_at(rate_hz, asked, duration_s=window_s)).points
+    assert (point.outcome, point.reasons) == (HOLDS, ())
+
+
 @pytest.mark.parametrize(
     ("outcomes", "code", "capacity_hz", "said"),
     [
@@ -228,6 +238,14 @@ def test_command_shows_a_finished_search_again_without_a_server(tmp_path, capsys
     assert main(["capacity", MODEL, "--resume"]) == 2
     assert main([*command, "--percentile", "90"]) == 2
     assert "expected one of p50_ms" in capsys.readouterr().err
+
+
+def test_server_that_is_away_is_no_capacity(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(endpoint, "CONNECT_S", 0.5)
+    file = tmp_path / "c.json"
+    assert main(["capacity", MODEL, "--json", str(file), "--url", f"127.0.0.1:{free_port()}"]) == 2
+    assert "no connection to 127.0.0.1:" in capsys.readouterr().err
+    assert not file.exists()
 
 
 def test_question_takes_the_budget_of_the_spec():

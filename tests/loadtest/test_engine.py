@@ -226,6 +226,14 @@ def test_master_waits_for_workers_of_other_hosts(server, tmp_path):
         Engine(processes=0)
 
 
+def test_worker_that_finds_no_server_says_so(tmp_path, capsys):
+    port, plan = free_port(), plan_file(tmp_path, WIDE)
+    options = ["--master", "--expect-workers", "1", "--master-bind-host", "127.0.0.1", "--master-port", str(port)]
+    with worker_elsewhere(port):
+        assert cli.main(["check", str(plan), *options, "--url", f"127.0.0.1:{free_port()}"]) == 2
+    assert "no connection to 127.0.0.1:" in capsys.readouterr().err
+
+
 def test_worker_that_never_comes_is_an_error_in_time(tmp_path, capsys):
     options = ["--master", "--expect-workers", "1", "--master-bind-host", "127.0.0.1", "--master-port"]
     plan, begun = plan_file(tmp_path, WIDE), time.monotonic()

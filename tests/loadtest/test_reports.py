@@ -238,6 +238,15 @@ def test_junit_is_an_error_where_the_generator_was_the_bottleneck(tmp_path):
     assert "99%" in next(root.iter("error")).get("message")
 
 
+def test_junit_of_an_invalid_run_has_neither_broken_nor_kept_budgets_where_samples_are_too_few(tmp_path):
+    made, verdicts = judged(repetitions=5, answered=30, late=30, plan=plan(p50_ms=1.0, p95_ms=1.0))
+    assert {r.outcome for r in verdicts[0].rows} >= {"fail", "invalid", "pass"}
+    root = junit(made, verdicts, tmp_path)
+    check_schema(root)
+    assert set(map(tuple, problems(root).values())) == {(("error", "invalid"),)}
+    assert all("went out more than 5 ms late" in e.get("message") for e in root.iter("error"))
+
+
 def test_junit_is_an_error_where_a_figure_has_too_few_samples(tmp_path):
     root = junit(*judged(repetitions=5, answered=30), tmp_path)
     check_schema(root)

@@ -1,15 +1,19 @@
 """The verdict on a run: what passes, what fails, what proves nothing, and what would settle it."""
 
+import json
 import math
 import re
 
 import numpy as np
 import pytest
-from made_runs import RATE_HZ, measurement_of, run_of
+from made_runs import MODEL, RATE_HZ, measurement_of, run_of
 from scipy import stats
 
 from rfserve.loadtest import interval, table, verdict
+from rfserve.loadtest.arrivals import schedule_s
 from rfserve.loadtest.plan import Plan
+from rfserve.loadtest.samples import Samples
+from rfserve.loadtest.taken import Taken
 from rfserve.loadtest.validity import lateness_limit_ms, problems, samples_needed
 from rfserve.loadtest.verdict import FAIL, INVALID, PASS, UNDECIDED, judge
 
@@ -115,6 +119,51 @@ def test_generator_that_was_the_bottleneck_makes_a_run_invalid_whatever_it_measu
         assert any(re.search(message, r) for r in found.reasons)
         assert verdict.exit_code([found]) == 3
     assert judged(repetitions(cpu_share=0.89, late=3, unsent=3)).outcome == PASS
+
+
+@pytest.mark.parametrize(("rate_hz", "duration_s"), [(0.5, 13), (2.7, 12), (1.3, 18.8)])
+def test_schedule_that_has_fewer_requests_than_its_rate_keeps_its_throughput(rate_hz, duration_s):
+    count = round(rate_hz * duration_s)
+    assert count / duration_s < 0.99 * rate_hz
+    full = [measurement_of([20] * count, rate_hz=rate_hz, duration_s=duration_s, repetition=i) for i in range(5)]
+    found = row(judged(full), "throughput_hz")
+    assert (found.value, found.low, found.outcome) == (rate_hz, rate_hz, PASS)
+
+
+def test_throughput_counts_only_where_something_was_due():
+    one = [measurement_of([20], rate_hz=0.1), measurement_of([], rate_hz=0.1, repetition=1)]
+    one.append(measurement_of([20], rate_hz=0.1, repetition=2))
+    assert row(judged(one), "throughput_hz").outcome == PASS
+
+
+def taken(seed, answered=1.0, rate_hz=10.0, duration_s=60.0):
+    """A Locust user's run of random arrivals, of which so many in each hundred are answered, within 20 ms."""
+    due_s = schedule_s("poisson", rate_hz, duration_s, np.random.default_rng(seed))
+    samples = Samples()
+    for number, due in enumerate(due_s.tolist()):
+        samples.begin(due, due, 0.01)
+        if number % 100 < 100 * answered:
+            samples.answered(due, due, due + 0.02)
+        else:
+            samples.failed(due, "deadline")
+    return Taken(samples=samples, due_s=due_s, rate_hz=rate_hz, limit_ms=10.0, duration_s=duration_s, cpu_share=0.1)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_locust_user_whose_requests_are_all_answered_keeps_its_throughput(seed):
+    found = judged(taken(seed).measurements(MODEL), budgets={"rate_hz": 10.0}, figures=("error_rate", "throughput_hz"))
+    assert (found.outcome, row(found, "throughput_hz").value) == (PASS, 10)
+    lossy = judged(taken(seed, answered=0.95).measurements(MODEL), budgets={"rate_hz": 10.0})
+    assert row(lossy, "throughput_hz").outcome == FAIL
+    assert row(lossy, "throughput_hz").value == pytest.approx(9.5, abs=0.1)
+
+
+def test_what_a_locust_user_left_behind_survives_a_message():
+    made = taken(1, answered=0.95)
+    back = Taken.from_dict(json.loads(json.dumps(made.to_dict())))
+    assert back.samples == made.samples
+    np.testing.assert_array_equal(back.due_s, made.due_s)
+    assert back.to_dict() == made.to_dict()
 
 
 def test_nothing_sent_proves_nothing():
