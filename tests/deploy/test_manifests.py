@@ -191,7 +191,8 @@ RELEASE_PEAK_MIB = {"triton": 6083, "kserve-container": 6083, "release": 4124}
 GIB_MIB = 1024
 
 
-@pytest.mark.parametrize("target", TARGETS)
+# A laptop's cluster says in its comment that it has none.
+@pytest.mark.parametrize("target", [t for t in TARGETS if t not in {"overlays/dev", "keda"}])
 def test_memory_has_room_for_a_release_of_the_largest_network(manifests, target):
     for workload in manifests(target).of("Deployment", "Job", "ServingRuntime"):
         template = workload["spec"]["template"]["spec"] if "template" in workload["spec"] else workload["spec"]
