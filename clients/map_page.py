@@ -75,7 +75,7 @@ def _maps(report: Report, title: str, points: Sequence[Point]) -> str:
 
 def _legend(report: Report) -> str:
     shown = ["fix", "receiver", *(["truth"] if report.truth else []), "ellipse"]
-    drawn = ", ".join(f"{percent(c)}" for c in sorted(confidences(report)))
+    drawn = ", ".join(map(percent, sorted(confidences(report))))
     rows = []
     for key in shown:
         mark, text = KEYS[key]

@@ -42,7 +42,7 @@ class Receiver:
 
     def place(self, recorded: Position | None) -> Position | None:
         """Its position, else the recorded one; `RecordingError` when the two are not the same place."""
-        if self.position is None or recorded is None:
+        if self.position is None or recorded is None or recorded.is_unknown:
             return self.position or recorded
         known = (self.position.latitude_deg, self.position.longitude_deg)
         away_m = distance_m(known, (recorded.latitude_deg, recorded.longitude_deg))

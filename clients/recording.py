@@ -118,8 +118,7 @@ def _placed(reading: Reading, receiver: Receiver | None) -> Recording:
     position = reading.position
     receiver_id, full_scale_dbm = reading.receiver_id, reading.full_scale_dbm
     if receiver is not None:
-        is_unknown = position is not None and position.is_unknown
-        position = receiver.position if is_unknown and receiver.position else receiver.place(position)
+        position = receiver.place(position)
         receiver_id = receiver_id if receiver.receiver_id is None else receiver.receiver_id
         full_scale_dbm = full_scale_dbm if receiver.full_scale_dbm is None else receiver.full_scale_dbm
     if position is None:

@@ -1,14 +1,13 @@
 """Versions of one repository in another, byte for byte: from a folder into a bucket, from a stage to the next."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from rfserve.export.errors import RepositoryError, StoreRefused, StoreUnavailable
+from rfserve.export.errors import RepositoryError
 from rfserve.export.manifest import FILE_NAME, Manifest
 from rfserve.export.model_repository import ModelRepository
-from rfserve.export.spec import EnsembleSpec
 from rfserve.export.spec.model import TARGETS, Served
 
 
@@ -33,7 +32,11 @@ def copy_version(
     there = _same(destination, manifest)
     if there is not None:
         return there, False
-    _require_steps(destination, spec)
+    missing = destination.missing_steps(spec)
+    if missing:
+        raise RepositoryError(
+            f"{spec.name} runs {', '.join(missing)}, of which {destination.location} has no version; copy them first"
+        )
 
     def fill(folder: Path) -> Callable[[int], Manifest]:
         with source.version_folder(spec.name, version) as original:
@@ -46,34 +49,12 @@ def copy_version(
             )
         return lambda number: replace(manifest, version=number)
 
-    used = [*destination.versions(spec.name), *(e.version for e in destination.serving(spec.name).events)]
-    number = version if version > max(used, default=0) else None
-    return destination.publish(spec, fill, number), True
+    following = destination.next_number(spec.name, destination.serving(spec.name))
+    return destination.publish(spec, fill, version if version >= following else None), True
 
 
 def _same(destination: ModelRepository, manifest: Manifest) -> Manifest | None:
     """The newest version there that differs in nothing but its number."""
-    for found in _readable(destination, manifest.model):
-        if replace(found, version=manifest.version) == manifest:
-            return found
-    return None
-
-
-def _readable(repository: ModelRepository, model: str) -> Iterator[Manifest]:
-    for version in reversed(repository.versions(model)):
-        try:
-            yield repository.manifest(model, version)
-        except (StoreUnavailable, StoreRefused):
-            raise
-        except RepositoryError:
-            # Damaged, and so not the same.
-            continue
-
-
-def _require_steps(destination: ModelRepository, spec: Served) -> None:
-    steps: Iterable[str] = (s.model.name for s in spec.steps) if isinstance(spec, EnsembleSpec) else ()
-    missing = [name for name in steps if not destination.versions(name)]
-    if missing:
-        raise RepositoryError(
-            f"{spec.name} runs {', '.join(missing)}, of which {destination.location} has no version; copy them first"
-        )
+    alike = [v for v, precision in destination.precisions(manifest.model).items() if precision == manifest.precision]
+    found = (destination.manifest(manifest.model, version) for version in reversed(alike))
+    return next((m for m in found if replace(m, version=manifest.version) == manifest), None)

@@ -17,7 +17,7 @@ from rfserve.export.errors import (
 )
 from rfserve.export.manifest import FILE_NAME, Manifest, file_facts
 from rfserve.export.serving import Event, Serving
-from rfserve.export.spec import ModelSpec, example
+from rfserve.export.spec import EnsembleSpec, ModelSpec, example
 from rfserve.export.spec.model import TARGETS, Served
 
 # What a version counts as whose manifest cannot be read: it suits no target, and Triton would still find it.
@@ -136,12 +136,17 @@ class ModelRepository(ABC):
                 f"{model}/{version} is not published in {self.location}; it has {published or 'no version'}"
             )
 
-    def _next_number(self, model: str, state: Serving) -> int:
+    def missing_steps(self, spec: Served) -> list[str]:
+        """The models that an ensemble runs and that have no version here; none for a model of its own."""
+        steps = [s.model.name for s in spec.steps] if isinstance(spec, EnsembleSpec) else []
+        return [name for name in steps if not self.versions(name)]
+
+    def next_number(self, model: str, state: Serving) -> int:
         """Above every number that is or ever was published."""
         return max([*self.versions(model), *(e.version for e in state.events)], default=0) + 1
 
     def _refuse_number(self, model: str, version: int | None, state: Serving) -> None:
-        following = self._next_number(model, state)
+        following = self.next_number(model, state)
         if version in self.versions(model):
             raise VersionExists(
                 f"{model}/{version} is published already and versions are immutable; leave --version out to get "

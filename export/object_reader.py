@@ -115,7 +115,7 @@ class ObjectReader(ModelRepository):
             self._known_precisions[model, version] = super()._precision(model, version)
         return self._known_precisions[model, version]
 
-    def _next_number(self, model: str, state: Serving) -> int:
+    def next_number(self, model: str, state: Serving) -> int:
         """Above every number that is or ever was published, claimed or begun."""
         return max([*self._contents(model).numbers, *(e.version for e in state.events)], default=0) + 1
 

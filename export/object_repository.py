@@ -165,7 +165,7 @@ class ObjectRepository(ObjectReader):
             state = self.serving(model)
             if version:
                 self._refuse_number(model, version, state)
-            number = version or self._next_number(model, state)
+            number = version or self.next_number(model, state)
             key = self._at.key(model, CLAIMS, number)
             if self._store.create(key, mine.to_json().encode(), mine.owner):
                 if number not in self.versions(model):

@@ -187,7 +187,7 @@ def _publish_ensemble(spec: EnsembleSpec, repository: ModelRepository, source: S
     if source != Source():
         raise ExportError(f"{spec.name} is an ensemble and has no network of its own; export its steps with options")
     steps = tuple(s.model.name for s in spec.steps)
-    missing = [name for name in steps if not repository.versions(name)]
+    missing = repository.missing_steps(spec)
     if missing:
         raise ExportError(f"{spec.name} runs {', '.join(steps)}; write {', '.join(missing)} first")
     return repository.publish(

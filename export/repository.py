@@ -129,7 +129,7 @@ class Repository(ModelRepository):
                 with durable_files.lock(home / staging.LOCK_NAME):
                     state = self._settled(spec.name)
                     self._refuse_number(spec.name, version, state)
-                    manifest = manifest_for(version or self._next_number(spec.name, state))
+                    manifest = manifest_for(version or self.next_number(spec.name, state))
                     self._seal(manifest, folder)
                     before = self._files(spec, self._policies_before(state, manifest), state)
                     with durable_files.replaced(before, home):

@@ -4,12 +4,11 @@ import argparse
 from typing import Any
 
 from rfserve.export.commands import repository_option
+from rfserve.export.commands.write import EVERY
 from rfserve.export.copying import copy_version, served_versions
 from rfserve.export.errors import ExportError, VersionNotFound
 from rfserve.export.model_repository import ModelRepository
 from rfserve.export.spec import MODELS, RfserveError, find
-
-EVERY = "all"
 
 
 def add_to(commands: Any) -> None:
