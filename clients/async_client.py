@@ -11,9 +11,10 @@ from tritonclient.utils import InferenceServerException
 
 from rfserve.clients import many, tracing
 from rfserve.clients.base_client import BaseClient
-from rfserve.clients.connection import READY_POLL_S, ReadyWait, from_wire, server_timeout_us, to_wire
+from rfserve.clients.connection import READY_POLL_S, ReadyWait, from_wire, to_wire
 from rfserve.clients.fix import Fix
 from rfserve.clients.hedging import HedgeDelay, Hedging
+from rfserve.clients.late_calls import AsyncLateCalls
 from rfserve.clients.many import EventSource, Outcome
 from rfserve.clients.observation import Observation
 from rfserve.clients.retries import Attempts
@@ -52,6 +53,7 @@ class AsyncLocalizationClient(BaseClient):
             priority=priority,
             **options,
         )
+        self._calls = AsyncLateCalls()
         self._delay = HedgeDelay(hedging) if hedging is not None else None
 
     async def __aenter__(self) -> "AsyncLocalizationClient":
@@ -63,7 +65,8 @@ class AsyncLocalizationClient(BaseClient):
         await self.close()
 
     async def close(self) -> None:
-        """Close the channels."""
+        """Close the channels; waits a second at most for answers that are late."""
+        await self._calls.close()
         for channel in self._servers.channels:
             await channel.client.close()
 
@@ -145,12 +148,12 @@ class AsyncLocalizationClient(BaseClient):
         finally:
             for task in tasks:
                 task.cancel()
-            # Cancelled calls end, and what failed besides the answer is nobody's error.
+            # What failed besides the answer is nobody's error.
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _send(self, channel: Channel[Any], try_s: float, given: Mapping[str, Any]) -> Any:
         begun = time.monotonic()
-        result = await channel.client.infer(**given, timeout=server_timeout_us(try_s), client_timeout=try_s)
+        result = await self._calls.ask(channel.client, try_s, given)
         self._servers.answered(channel)
         if self._delay is not None:
             self._delay.observe(time.monotonic() - begun)

@@ -10,9 +10,10 @@ from tritonclient.utils import InferenceServerException
 
 from rfserve.clients import many, tracing
 from rfserve.clients.base_client import BaseClient
-from rfserve.clients.connection import READY_POLL_S, ReadyWait, from_wire, server_timeout_us, to_wire
+from rfserve.clients.connection import READY_POLL_S, ReadyWait, from_wire, to_wire
 from rfserve.clients.errors import ModelUnavailable, RequestError
 from rfserve.clients.fix import Fix
+from rfserve.clients.late_calls import LateCalls
 from rfserve.clients.many import EventSource, Outcome
 from rfserve.clients.observation import Observation
 from rfserve.clients.retries import Attempts
@@ -69,6 +70,7 @@ class LocalizationClient(BaseClient):
             priority=priority,
             **options,
         )
+        self._calls = LateCalls()
         self._regions: Regions | None = None
         if shared_memory:
             self._regions = Regions(self.connection, self._servers.channels[0].client, admin_key)
@@ -82,7 +84,8 @@ class LocalizationClient(BaseClient):
         self.close()
 
     def close(self) -> None:
-        """Close the channels, and give shared memory back."""
+        """Close the channels, and give shared memory back; waits a second at most for answers that are late."""
+        self._calls.close()
         if self._regions is not None:
             self._regions.close()
         for channel in self._servers.channels:
@@ -132,20 +135,12 @@ class LocalizationClient(BaseClient):
         self, model: str, inputs: list[Any], outputs: list[Any], timeout_s: float, *, version: str, request_id: str
     ) -> tuple[dict[str, Array], str]:
         attempts = Attempts(timeout_s, self._servers, self._budget, self.counts)
+        given: dict[str, Any] = {"model_name": model, "inputs": inputs, "model_version": version, "outputs": outputs}
+        given |= {"request_id": request_id, "priority": self.priority}
         for left_s, channel in attempts:
             try_s = self.connection.try_s(left_s)
             try:
-                result = channel.client.infer(
-                    model,
-                    inputs,
-                    version,
-                    outputs=outputs,
-                    request_id=request_id,
-                    priority=self.priority,
-                    timeout=server_timeout_us(try_s),
-                    client_timeout=try_s,
-                    headers=tracing.headers(),
-                )
+                result = self._calls.ask(channel.client, try_s, {**given, "headers": tracing.headers()})
             except InferenceServerException as error:
                 problem = self.connection.translate(error, model, channel.server)
                 time.sleep(attempts.failed(channel, problem))

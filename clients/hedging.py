@@ -15,12 +15,9 @@ class Hedging:
     """Ask again after `after_s` without an answer, another server if there is one, and take what comes first.
 
     None takes the 95th percentile of the last 200 answers' times, once there were 20 (Dean and Barroso, "The Tail at
-    Scale", 2013). The slower request is cancelled. Hedges count against the client's `retry_limit`. They help where
-    requests are slow for reasons of one server, and harm where all are slow because there is too much to do.
-
-    A cancelled call can end the server with a segmentation fault when it races with its answer: seen with the Triton
-    that pip installs (24.10), and reported for 24.05 and 24.08 (its issue 7368) and for 25.01 (8034). Which versions
-    are free of it has not been tried. Expired deadlines cancel too.
+    Scale", 2013). The slower request is not cancelled: see `rfserve.clients.late_calls`. Hedges count against the
+    client's `retry_limit`. They help where requests are slow for reasons of one server, and harm where all are slow
+    because there is too much to do.
     """
 
     after_s: float | None = None

@@ -23,7 +23,7 @@ from rfserve.loadtest import failure
 from rfserve.loadtest.payload import METHOD
 from rfserve.loadtest.samples import Samples
 
-# A call that gRPC does not end at its deadline is given up so much later.
+# So much longer a late call may go on, which nobody waits for: cancelled calls can end a Triton (`clients.late_calls`).
 GRACE_S = 5.0
 # What is due at the very end of a window has so long to go out, or less when it is late before. A generator that needs
 # longer for its schedule does not keep the rate, however late its budget lets it be.
@@ -69,7 +69,7 @@ class Generator:
     ) -> None:
         self.samples = Samples()
         self.scheduled = 0
-        self._in_flight = Group()
+        self._in_flight, self._calls = Group(), Group()
         self._call = channel.unary_unary(METHOD, request_serializer=None, response_deserializer=None)
         self._model, self._outputs = model, len(find(model).outputs)
         self._requests, self._timeout_s, self._limit_s, self._report = requests, timeout_s, limit_s, report
@@ -106,9 +106,11 @@ class Generator:
         self.finish()
 
     def finish(self) -> None:
-        """Wait for the answers that are due, so that the slowest are not left out."""
+        """Wait for the answers that are due, so that the slowest are not left out, and for late calls to end."""
         self._in_flight.join(timeout=self._timeout_s + GRACE_S)
         self._in_flight.kill()
+        self._calls.join(timeout=GRACE_S)
+        self._calls.kill()
         self.samples.give_up(failure.DEADLINE)
 
     def _use(self, turns: Iterator[int], window: Window) -> None:
@@ -136,6 +138,12 @@ class Generator:
 
     def _ask(self, request: bytes) -> tuple[bytes, str | None]:
         try:
-            return bytes(self._call(request, timeout=self._timeout_s)), None
+            return self._calls.spawn(self._whole, request).get(timeout=self._timeout_s)  # type: ignore[no-any-return]
+        except gevent.Timeout:
+            return b"", failure.DEADLINE
+
+    def _whole(self, request: bytes) -> tuple[bytes, str | None]:
+        try:
+            return bytes(self._call(request, timeout=self._timeout_s + GRACE_S)), None
         except grpc.RpcError as error:
             return b"", failure.of_status(error.code().name, error.details() or "")

@@ -109,9 +109,10 @@ def repository(made_once, small_model: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def serving_all(repository: Path) -> Iterator[Callable[[], TritonServer]]:
-    """The running server, with its administrative APIs open; a new one where that has ended.
+    """The running server, with its administrative APIs open; a new one where that has ended, or hangs.
 
-    Triton's Python backend ends itself when one of its processes was held up for a second at the wrong moment.
+    Triton's Python backend ends itself when one of its processes was held up for a second at the wrong moment, and
+    what Triton writes before it ends can wait for a lock for ever.
     """
     security = Security(open_admin=True)
     options = ServerOptions(repository=repository, grpc_port=0, http_port=0, metrics_port=0, security=security)
@@ -119,7 +120,7 @@ def serving_all(repository: Path) -> Iterator[Callable[[], TritonServer]]:
     with ExitStack() as running:
 
         def current() -> TritonServer:
-            if not started or started[-1].wait(0.1) is not None:
+            if not started or started[-1].wait(0.1) is not None or not started[-1].http.server_live():
                 started.append(running.enter_context(BriefServer(options)))
             return started[-1]
 

@@ -43,8 +43,7 @@ def add_to(parser: argparse.ArgumentParser, *, priority: str = "normal") -> None
         "--hedge-after-ms",
         type=float,
         metavar="MS",
-        help="ask again, another server if there is one, when no answer has come by then, and cancel the slower call; "
-        "a cancelled call can end a Triton with a segmentation fault (seen with 24.10)",
+        help="ask again, another server if there is one, when no answer has come by then",
     )
     group.add_argument(
         "--unpadded",

@@ -4,9 +4,8 @@
     python tests/benchmarks/client_leaks.py --calls 2000 --url HOST:PORT
 
 One call in five is an inference of `mel_features`, the cheapest model, blocking and asynchronous in turn; one in fifty
-asks for a version that is not there; the others ask whether the model is ready. `--cancelling` adds deadlines that are
-too short, and hedges whose losers are cancelled: a run of that ended tritonserver 24.10 with a segmentation fault, as
-cancelled calls race with their answers there (see `rfserve.clients.hedging`).
+asks for a version that is not there; the others ask whether the model is ready. `--late` adds deadlines that are too
+short, and hedges: calls that nobody waits for, and that are not cancelled (see `rfserve.clients.late_calls`).
 
 Ends with 1 when something grew after the first quarter, which is warm-up.
 """
@@ -66,7 +65,7 @@ def own_server() -> Iterator[str]:
             yield server.grpc_url
 
 
-def blocking(url: str, calls: int, arrays: dict[str, np.ndarray], *, cancelling: bool) -> None:
+def blocking(url: str, calls: int, arrays: dict[str, np.ndarray], *, late: bool) -> None:
     """A client of its own each time, as programs make them."""
     with (
         LocalizationClient(url, timeout_s=30, model=MODEL, connections=2, priority=Priority.BULK) as client,
@@ -76,9 +75,9 @@ def blocking(url: str, calls: int, arrays: dict[str, np.ndarray], *, cancelling:
 
         def one(i: int) -> None:
             try:
-                if i % 100 == 7 or (i % 100 == 57 and not cancelling):
+                if i % 100 == 7 or (i % 100 == 57 and not late):
                     client.infer(MODEL, arrays, version="99")
-                elif i % 100 == 57 and cancelling:
+                elif i % 100 == 57 and late:
                     hasty.infer(MODEL, arrays)
                 elif i % 5 == 0:
                     client.infer(MODEL, arrays)
@@ -91,8 +90,8 @@ def blocking(url: str, calls: int, arrays: dict[str, np.ndarray], *, cancelling:
         list(workers.map(one, range(calls)))
 
 
-async def asynchronous(url: str, calls: int, arrays: dict[str, np.ndarray], *, cancelling: bool) -> None:
-    hedging = Hedging(after_s=0.01) if cancelling else None
+async def asynchronous(url: str, calls: int, arrays: dict[str, np.ndarray], *, late: bool) -> None:
+    hedging = Hedging(after_s=0.01) if late else None
     async with AsyncLocalizationClient(
         url, timeout_s=30, model=MODEL, hedging=hedging, priority=Priority.BULK
     ) as client:
@@ -114,15 +113,15 @@ async def asynchronous(url: str, calls: int, arrays: dict[str, np.ndarray], *, c
         await asyncio.gather(*(worker() for _ in range(THREADS)))
 
 
-def run(url: str, calls: int, *, cancelling: bool) -> int:
+def run(url: str, calls: int, *, late: bool) -> int:
     arrays = example(find(MODEL))
     each = max(1, calls // ROUNDS)
     seen, begun = [state()], time.monotonic()
     for number in range(ROUNDS):
         if number % 2:
-            asyncio.run(asynchronous(url, each, arrays, cancelling=cancelling))
+            asyncio.run(asynchronous(url, each, arrays, late=late))
         else:
-            blocking(url, each, arrays, cancelling=cancelling)
+            blocking(url, each, arrays, late=late)
         seen.append(state())
     took_s = time.monotonic() - begun
     warm = seen[ROUNDS // 4 :]
@@ -148,12 +147,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=100_000)
     parser.add_argument("--url", help="a server that serves mel_features; default: one is started")
-    parser.add_argument("--cancelling", action="store_true", help="cancel calls too: it can end the server")
+    parser.add_argument("--late", action="store_true", help="have late calls and hedges as well")
     options = parser.parse_args()
     head()
     with ExitStack() as stack:
         url = options.url or stack.enter_context(own_server())
-        return run(url, options.calls, cancelling=options.cancelling)
+        return run(url, options.calls, late=options.late)
 
 
 if __name__ == "__main__":

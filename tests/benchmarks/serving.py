@@ -12,6 +12,7 @@ from pathlib import Path
 
 import alerts
 import backend
+import expired_deadlines
 import hot_swap
 import mixed_batches
 import overload
@@ -28,6 +29,7 @@ def alone(script: str) -> None:
 PARTS: Mapping[str, Callable[[], None]] = {
     "backend": backend.main,
     "overload": overload.main,
+    "expired_deadlines": expired_deadlines.main,
     "scheduling": scheduling.main,
     "mixed_batches": mixed_batches.main,
     "hot_swap": hot_swap.main,

@@ -164,6 +164,22 @@ def test_deadline_ends_a_call_that_gets_no_answer(call, serve, observe):
     assert len(server.requests) == 1
 
 
+def test_call_whose_deadline_passed_is_left_to_the_server(call, serve, answer, observe):
+    """A cancelled one can end a Triton, which answers it in vain."""
+    waited_for = []
+
+    def late(request, context):
+        time.sleep(0.6)
+        waited_for.append(context.is_active())
+        return answer()(request, context)
+
+    server = serve(late)
+    with pytest.raises(DeadlineExceeded, match="longer time-out"):
+        call(server.url, "locate", [observe()], timeout_s=0.2)
+    # Closing waits for what is late, as long as it is not too late.
+    assert waited_for == [True]
+
+
 def test_server_is_told_how_long_its_answer_is_waited_for(call, serve, answer, refuse, observe):
     server = serve(refuse(AWAY, "starting"), refuse(AWAY, "starting"), refuse(AWAY, "starting"), answer())
     call(server.url, "locate", [observe()], timeout_s=2.0)

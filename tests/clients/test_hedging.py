@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import grpc
+import pytest
 
 from rfserve.clients.async_client import AsyncLocalizationClient
 from rfserve.clients.errors import DeadlineExceeded, ServerUnavailable
@@ -47,11 +48,33 @@ def test_error_is_that_of_the_server_that_it_names(serve, refuse, observe):
 
 
 def test_first_answer_counts_whoever_gives_it(serve, answer, observe):
+    waited_for = []
+
     def steady(request, context):
         time.sleep(0.2)
+        waited_for.append(context.is_active())
         return answer(positions=[[1.0, 1.0]])(request, context)
 
     late, quick = serve(steady), serve(answer(positions=[[2.0, 2.0]]))
     problems, counts = ask([late.url, quick.url], [observe()], timeout_s=10.0)
     assert problems == [None]
     assert (counts.hedges, counts.hedges_won) == (1, 1)
+    # The slower call is not cancelled, which can end a Triton.
+    assert waited_for == [True]
+
+
+def test_call_that_its_caller_cancels_is_left_to_the_server(serve, answer, observe):
+    waited_for = []
+
+    def late(request, context):
+        time.sleep(0.4)
+        waited_for.append(context.is_active())
+        return answer()(request, context)
+
+    async def run(url):
+        async with AsyncLocalizationClient(url, model="locate", timeout_s=10.0) as client:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.locate([observe()]), 0.1)
+
+    asyncio.run(run(serve(late).url))
+    assert waited_for == [True]

@@ -20,7 +20,7 @@ import tritonclient.grpc as triton
 from google.protobuf import text_format
 from served import BriefServer
 
-from rfserve.clients import cli
+from rfserve.clients import cli, late_calls
 from rfserve.clients import client as client_module
 from rfserve.clients.alignment import align
 from rfserve.clients.async_client import AsyncLocalizationClient
@@ -202,8 +202,8 @@ def test_server_drops_what_nobody_waits_for(impatient, model, monkeypatch):
         return int(re.search(pattern, text)[1])
 
     before = rejected()
-    given = client_module.server_timeout_us
-    monkeypatch.setattr(client_module, "server_timeout_us", lambda left_s: 20_000 if left_s <= 30 else given(left_s))
+    given = late_calls.server_timeout_us
+    monkeypatch.setattr(late_calls, "server_timeout_us", lambda left_s: 20_000 if left_s <= 30 else given(left_s))
     with (
         LocalizationClient(impatient.grpc_url, timeout_s=90.0) as client,
         # What is refused after half a second would be sent again, as if the batcher had slept over it.

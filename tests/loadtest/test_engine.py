@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -159,6 +160,24 @@ def test_deadline_counts_as_such(server, engine):
     assert found.sent == 20
     assert found.failed > 0
     assert set(found.failures) <= {failure.DEADLINE, failure.EXPIRED}
+
+
+def test_late_calls_are_not_cancelled(server, engine):
+    """That can end a Triton, and a load test would measure it."""
+
+    def cancelled():
+        with urllib.request.urlopen(server.metrics_url) as answer:
+            text = answer.read().decode()
+        found = re.findall(r'nv_inference_request_failure{model="heimdall_net",reason="CANCELED",\S+} (\d+)', text)
+        assert found
+        return sum(map(int, found))
+
+    before = cancelled()
+    phase = Phase(name="short", duration_s=1, streams=(Stream(model="heimdall_net", rate_hz=60),))
+    plan = Plan(name="x", device="cpu-2core", phases=(phase,), repetitions=1, warm_up_s=0, timeout_s=0.004)
+    (found,) = engine.run(plan, Endpoint(url=server.grpc_url)).measurements
+    assert found.failures[failure.DEADLINE] > 0
+    assert cancelled() == before
 
 
 def test_problem_of_a_worker_ends_the_run_with_its_words(server, engine, tmp_path):
