@@ -138,7 +138,9 @@ def test_calls_to_a_name_are_shared_and_none_is_lost_when_a_pod_drains(servers, 
             say("stop")
             done = json.loads(client.stdout.readline())
             assert done["errors"] == []
-            assert done["retried"] == []
+            # A call may begin on a connection that has just come of age: gRPC says so, and no server has seen it.
+            assert [r for r in done["retried"] if "GOAWAY received" not in r] == []
+            assert len(done["retried"]) <= 3
             assert done["calls"] > 50
         finally:
             client.kill()

