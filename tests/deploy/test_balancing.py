@@ -109,6 +109,7 @@ def test_load_test_of_a_name_compares_no_counts_of_two_pods(servers, hosts, tmp_
     assert {m.server_note.partition(",")[0] for m in measured} == {f"no statistics: {NAME}:{port} has 2 addresses"}
 
 
+@pytest.mark.alone
 def test_calls_to_a_name_are_shared_and_none_is_lost_when_a_pod_drains(servers, hosts):
     rest = Path("/etc/hosts").read_text()
     port = servers[0].grpc_url.rpartition(":")[2]
@@ -138,9 +139,7 @@ def test_calls_to_a_name_are_shared_and_none_is_lost_when_a_pod_drains(servers, 
             say("stop")
             done = json.loads(client.stdout.readline())
             assert done["errors"] == []
-            # A call may begin on a connection that has just come of age: gRPC says so, and no server has seen it.
-            assert [r for r in done["retried"] if "GOAWAY received" not in r] == []
-            assert len(done["retried"]) <= 3
+            assert done["retried"] == []
             assert done["calls"] > 50
         finally:
             client.kill()

@@ -10,11 +10,8 @@ from served import BriefServer, publish_untrained
 
 from rfserve.export import release
 from rfserve.export.repository import Repository
-from rfserve.export.spec.queueing import REFUSAL_TEXTS
 from rfserve.server.process import ServerOptions
 from rfserve.server.security import Security
-
-EXPIRED = REFUSAL_TEXTS[1]
 
 
 @pytest.fixture
@@ -37,8 +34,6 @@ def test_swaps_under_load_fail_no_request_and_answer_as_the_version_they_name(tw
         found = asyncio.run(measure(tmp_path, two_versions, server.grpc_url, swaps=5))
     with capsys.disabled():
         print(f"\n{found}")
-    # What waited too long in a queue is no failure, on a machine where others take the time; there is little of it.
-    assert found.failures.pop(EXPIRED, 0) <= 3
     assert found.failures == {}
     assert found.wrong == 0
     # Both versions were met, alone and in the ensemble.

@@ -20,7 +20,6 @@ from rfserve.export.publication import Source, build_network, publish
 from rfserve.export.repository import Repository
 from rfserve.export.scaling import Scaling, network_units
 from rfserve.export.spec import ENSEMBLES, GRAPHS, example
-from rfserve.export.spec.queueing import REFUSAL_TEXTS
 from rfserve.server.process import ServerOptions, TritonServer
 from rfserve.server.security import Security
 
@@ -29,8 +28,6 @@ pytestmark = pytest.mark.server
 NETWORK, FRONT, ENSEMBLE = GRAPHS["heimdall_net"], GRAPHS["iq_features"], ENSEMBLES["locate"]
 KEY = "only-for-the-administrator"
 ROLLBACK_LIMIT_S = 30
-EXPIRED = REFUSAL_TEXTS[1]
-MOST_REFUSED = 3
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +57,13 @@ def live(running: TritonServer) -> Iterator[LiveServer]:
 
 
 class Caller(threading.Thread):
-    """Asks a model without pause and without naming a version, and keeps what it was answered.
-
-    What waited too long in a queue is no failure, on a machine where others take the time; there is little of it.
-    """
+    """Asks a model without pause and without naming a version, and keeps what it was answered."""
 
     def __init__(self, url: str, spec, inputs: dict) -> None:
         super().__init__()
         self._url, self._spec, self._inputs = url, spec, inputs
         self.stop = threading.Event()
         self.failures: list[str] = []
-        self.refused = 0
         self.answers: list[tuple[float, int, dict]] = []
 
     def run(self) -> None:
@@ -80,10 +73,7 @@ class Caller(threading.Thread):
                     outputs, version = server.infer(self._spec.name, self._inputs)
                     self.answers.append((time.monotonic(), version, outputs))
                 except LiveServerError as error:
-                    if EXPIRED in str(error) and self.refused < MOST_REFUSED:
-                        self.refused += 1
-                    else:
-                        self.failures.append(str(error))
+                    self.failures.append(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +100,7 @@ def agrees(folder: Path, got: dict, wanted: dict, *, slack: float = 1) -> bool:
     )
 
 
+@pytest.mark.alone
 def test_promotion_and_rollback_under_load_fail_no_request(folder, running, live, expected):
     repository = Repository(folder)
     callers = [Caller(running.grpc_url, spec, example(spec)) for spec in (NETWORK, ENSEMBLE)]
