@@ -9,7 +9,7 @@ from typing import Any
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
-from rfserve.clients import many, tracing
+from rfserve.clients import many
 from rfserve.clients.base_client import BaseClient
 from rfserve.clients.connection import READY_POLL_S, ReadyWait, from_wire, to_wire
 from rfserve.clients.fix import Fix
@@ -101,8 +101,7 @@ class AsyncLocalizationClient(BaseClient):
         """Raw tensors, batch first, to outputs by name and the version that made them."""
         inputs, outputs = to_wire(model, arrays)
         attempts = Attempts(self.connection.timeout_s, self._servers, self._budget, self.counts)
-        given: dict[str, Any] = {"model_name": model, "inputs": inputs, "model_version": version, "outputs": outputs}
-        given |= {"request_id": request_id, "priority": self.priority, "headers": tracing.headers()}
+        given = self._inference(model, inputs, outputs, version, request_id)
         for left_s, channel in attempts:
             try:
                 result = await self._hedged(attempts, channel, self.connection.try_s(left_s), given)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from rfserve.clients import tracing
 from rfserve.clients.connection import Connection
 from rfserve.clients.observation import Observation
 from rfserve.clients.request import Question
@@ -35,6 +36,20 @@ class BaseClient:
         self.counts = Counts()
         self._budget = RetryBudget(self.connection.retry_limit)
         self._servers = self.connection.open(make)
+
+    def _inference(
+        self, model: str, inputs: list[Any], outputs: list[Any], version: str, request_id: str
+    ) -> dict[str, Any]:
+        """Keyword arguments for tritonclient's `infer`, the same for every try of a call."""
+        return {
+            "model_name": model,
+            "inputs": inputs,
+            "model_version": version,
+            "outputs": outputs,
+            "request_id": request_id,
+            "priority": self.priority,
+            "headers": tracing.headers(),
+        }
 
     def _question(self, events: Sequence[Sequence[Observation]], request_id: str | None) -> Question:
         return Question(

@@ -8,7 +8,7 @@ from typing import Any
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from rfserve.clients import many, tracing
+from rfserve.clients import many
 from rfserve.clients.base_client import BaseClient
 from rfserve.clients.connection import READY_POLL_S, ReadyWait, from_wire, to_wire
 from rfserve.clients.errors import ModelUnavailable, RequestError
@@ -135,12 +135,11 @@ class LocalizationClient(BaseClient):
         self, model: str, inputs: list[Any], outputs: list[Any], timeout_s: float, *, version: str, request_id: str
     ) -> tuple[dict[str, Array], str]:
         attempts = Attempts(timeout_s, self._servers, self._budget, self.counts)
-        given: dict[str, Any] = {"model_name": model, "inputs": inputs, "model_version": version, "outputs": outputs}
-        given |= {"request_id": request_id, "priority": self.priority}
+        given = self._inference(model, inputs, outputs, version, request_id)
         for left_s, channel in attempts:
             try_s = self.connection.try_s(left_s)
             try:
-                result = self._calls.ask(channel.client, try_s, {**given, "headers": tracing.headers()})
+                result = self._calls.ask(channel.client, try_s, given)
             except InferenceServerException as error:
                 problem = self.connection.translate(error, model, channel.server)
                 time.sleep(attempts.failed(channel, problem))

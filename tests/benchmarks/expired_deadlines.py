@@ -84,7 +84,7 @@ async def in_flight(way: Way, url: str, usual_s: float, fate: Fate) -> None:
 
 
 async def answer_s(url: str) -> float:
-    """How long an answer takes when the server has as many in flight."""
+    """How long an answer takes in seconds, at the median, with two in flight."""
     async with WireLoad(url) as wire:
         found = await wire.closed([serialised(MODEL, example(find(MODEL)))], concurrency=2, duration_s=3.0)
     return statistics.median(found.answered_ms) / 1e3
@@ -99,9 +99,10 @@ def run(way: Way, options: ServerOptions) -> Fate:
             while time.monotonic() - begun < WAY_S and not fate.lost:
                 asyncio.run(in_flight(way, server.grpc_url, usual_s, fate))
                 gone = server.wait(0.2) is not None
-                fate.lost = gone or not server.http.server_live()
-            fate.ended += gone
-            fate.hung += fate.lost and not gone
+                hangs = not gone and not server.http.server_live()
+                fate.lost = gone or hangs
+                fate.ended += gone
+                fate.hung += hangs
         fate.lost = False
     return fate
 
